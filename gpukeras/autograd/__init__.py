@@ -1,0 +1,1 @@
+"""Values that remember how they were computed, and the walk back. Knows no particular op."""

@@ -1,0 +1,103 @@
+"""The tape: what was computed, in order, and the walk back along it."""
+
+import numpy as np
+
+from gpukeras.autograd.scope import current
+
+__all__ = ["Tape"]
+
+
+class Tape:
+    """Records ops in execution order; `gradients` walks the record in reverse.
+
+    An op is recorded when one of its inputs is tracked: a trainable Variable, a watched Tensor, or
+    the output of a recorded op. Recording happens between ``__enter__`` and ``__exit__``.
+    """
+
+    __slots__ = ("entries", "kept", "tracked", "watches_variables")
+
+    def __init__(self, watches_variables=True):
+        self.entries = []  # (inputs, outputs, backward, needs); outputs a Tensor or a tuple of them
+        self.tracked = set()  # ids of Tensors; whoever is in here is held by `entries` or `kept`
+        self.kept = []
+        self.watches_variables = watches_variables
+
+    def __enter__(self):
+        current.tapes = (*current.tapes, self)
+        return self
+
+    def __exit__(self, *error):
+        self.pause()
+
+    def pause(self):
+        """Stop recording."""
+        current.tapes = tuple(tape for tape in current.tapes if tape is not self)
+
+    def watch(self, tensor):
+        """Track a Tensor from here on."""
+        self.tracked.add(id(tensor))
+        self.kept.append(tensor)
+
+    def record(self, inputs, outputs, backward, needs):
+        """Add an op: its Tensors in and out, its backward function, and which gradients it needs."""
+        self.entries.append((inputs, outputs, backward, needs))
+        if type(outputs) is tuple:
+            for output in outputs:
+                self.tracked.add(id(output))
+        else:
+            self.tracked.add(id(outputs))
+
+    def gradients(self, targets, sources):
+        """d(sum of targets · seeds)/d(source) for each source, as arrays; None where there is no path.
+
+        Args:
+            targets: List of ``(tensor, seed array)``.
+            sources: Tensors or Variables.
+        """
+        known = {}  # id of a Tensor -> its gradient so far
+        owned = set()  # ids whose gradient array is ours alone, so that more may be added in place
+        for tensor, seed in targets:
+            _add(known, owned, id(tensor), seed)
+        wanted = {id(source) for source in sources}
+
+        for inputs, outputs, backward, needs in reversed(self.entries):
+            if type(outputs) is tuple:
+                keys = [id(output) for output in outputs]
+                dy = tuple(known.get(key) for key in keys)
+                if all(d is None for d in dy):
+                    continue
+            else:
+                keys = (id(outputs),)
+                dy = known.get(keys[0])
+                if dy is None:
+                    continue
+            for key in keys:
+                if key not in wanted:
+                    known.pop(key, None)  # nothing earlier can ask for it: free the memory now
+            for tensor, needed, d in zip(inputs, needs, backward(dy, needs), strict=True):
+                if needed and d is not None:
+                    _add(known, owned, id(tensor), d)
+        return [_in_dtype_of(source, known.get(id(source))) for source in sources]
+
+
+def _add(known, owned, key, d):
+    before = known.get(key)
+    if before is None:
+        known[key] = d
+        owned.discard(key)
+    elif key in owned and before.dtype == d.dtype:
+        before += d
+        known[key] = before  # NumPy gives scalars for shape (), which += does not change
+    else:
+        known[key] = before + d
+        owned.add(key)
+
+
+def _in_dtype_of(source, gradient):
+    """A variable read in another dtype (mixed precision) gets its gradient in its own."""
+    if gradient is None:
+        return None
+    dtype = source.array.dtype
+    if isinstance(gradient, np.generic):
+        gradient = np.asarray(gradient)
+    return gradient if gradient.dtype == dtype else gradient.astype(dtype)

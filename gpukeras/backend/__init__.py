@@ -1,0 +1,1 @@
+"""Arrays, devices, memory, random bits and BLAS: the only room that knows CuPy."""

@@ -1,0 +1,177 @@
+"""Which array library the work runs on, and how values cross between them.
+
+The choice is made at first use: ``GPUKERAS_BACKEND=auto`` (the default) takes CuPy where a GPU works,
+else NumPy, and says why in one line; ``numpy`` and ``cupy`` ask for one by name.
+"""
+
+import contextlib
+import importlib.util
+import os
+import sys
+import warnings
+
+import numpy as np
+
+__all__ = [
+    "array_module",
+    "default_device",
+    "default_module",
+    "is_array",
+    "probe",
+    "register_device",
+    "set_default_device",
+    "to_device",
+    "to_numpy",
+    "use_device",
+]
+
+_modules = {"numpy": np}  # device name -> array module
+_module_of_type = {np.ndarray: np}  # array type -> array module
+_to_numpy_of_type = {}  # array type of another device -> function to NumPy
+_default = None  # device name, None until first use
+
+_INSTALL = "pip install 'gpukeras[cuda12]' (or 'gpukeras[cuda13]' for a CUDA 13 driver)"
+
+
+def register_device(name, module, array_type, to_numpy):
+    """Make an array library known: its module, its array class, and the way back to NumPy."""
+    _modules[name] = module
+    _module_of_type[array_type] = module
+    _to_numpy_of_type[array_type] = to_numpy
+
+
+def probe():
+    """Whether CuPy can compute here, and the reason or the device's name: ``(usable, message)``."""
+    if importlib.util.find_spec("cupy") is None:
+        return False, f"CuPy is not installed; {_INSTALL}"
+    try:
+        import cupy
+    except Exception as error:
+        return False, f"CuPy cannot be imported ({error}); {_INSTALL}"
+    if not cupy.cuda.is_available():
+        return False, "CuPy found no CUDA device, or the driver is too old for this CuPy"
+    try:
+        # Compiles a kernel, runs it, reads it back: a driver without headers fails here, not in training.
+        if float((cupy.arange(8, dtype=np.float32) * 2).sum()) != 56.0:
+            return False, "CuPy computed a wrong sum on this GPU"
+        name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
+    except Exception as error:
+        return False, f"CuPy cannot run a kernel ({type(error).__name__}: {error})"
+    register_device("cupy", cupy, cupy.ndarray, cupy.asnumpy)
+    return True, name
+
+
+def default_device():
+    """Name of the device that new arrays are made on: ``"numpy"`` or ``"cupy"``."""
+    if _default is None:
+        set_default_device(os.environ.get("GPUKERAS_BACKEND", "auto"))
+    return _default
+
+
+def set_default_device(name):
+    """Choose the device by name: ``"auto"``, ``"numpy"`` or ``"cupy"``.
+
+    Raises:
+        ValueError: for another name.
+        RuntimeError: for ``"cupy"`` where it cannot compute, with the cure.
+    """
+    global _default
+    if name == "auto":
+        usable, reason = probe()
+        if not usable and importlib.util.find_spec("cupy") is not None:
+            warnings.warn(f"gpukeras computes with NumPy: {reason}.", RuntimeWarning, stacklevel=3)
+        name = "cupy" if usable else "numpy"
+    elif name == "cupy" and "cupy" not in _modules:
+        usable, reason = probe()
+        if not usable:
+            raise RuntimeError(
+                f"The backend 'cupy' was asked for by name, but {reason}. "
+                f"Mend that, or set GPUKERAS_BACKEND=numpy."
+            )
+    elif name not in _modules:
+        raise ValueError(
+            f"Unknown backend {name!r}. GPUKERAS_BACKEND and config.set_backend() take "
+            f"'auto', 'numpy' or 'cupy'."
+        )
+    _default = name
+
+
+@contextlib.contextmanager
+def use_device(name):
+    """Within the scope, new arrays are made on the named device."""
+    global _default
+    before = default_device()
+    set_default_device(name)
+    try:
+        yield
+    finally:
+        _default = before
+
+
+def default_module():
+    """The array module of the default device: `numpy` or `cupy`."""
+    return _modules[_default or default_device()]
+
+
+def array_module(array):
+    """The module that `array` belongs to; NumPy's for Python and NumPy scalars."""
+    module = _module_of_type.get(type(array))
+    if module is not None:
+        return module
+    for kind in type(array).__mro__:
+        if kind in _module_of_type:
+            return _module_of_type[kind]
+    return _recognize(array) or np
+
+
+def _recognize(array):
+    """CuPy's module for an array that a caller brought along before any device was chosen."""
+    cupy = sys.modules.get("cupy")
+    if cupy is not None and isinstance(array, getattr(cupy, "ndarray", ())):
+        register_device("cupy", cupy, cupy.ndarray, cupy.asnumpy)
+        return cupy
+    return None
+
+
+def is_array(value):
+    """Whether `value` is an array of a known library (not a Python or NumPy scalar)."""
+    kind = type(value)
+    if kind in _module_of_type:
+        return True
+    return any(base in _module_of_type for base in kind.__mro__) or _recognize(value) is not None
+
+
+def to_numpy(array):
+    """The values as a NumPy array; a NumPy array is returned as it is."""
+    if isinstance(array, np.ndarray):
+        return array
+    module = array_module(array)
+    if module is not np:
+        return _to_numpy_of_type[type(array)](array)
+    return np.asarray(array)
+
+
+def to_device(value, dtype=None):
+    """`value` as an array of the default device.
+
+    Takes arrays of either library, objects with ``__cuda_array_interface__``, ``__dlpack__`` or
+    ``__array__``, numbers and nested sequences. Copies only where the device or dtype differs.
+    """
+    xp = default_module()
+    module = array_module(value) if is_array(value) else None
+    if module is None and not isinstance(value, (int, float, complex, list, tuple, np.generic)):
+        value, module = _import_foreign(value, xp)
+    if module is not None and module is not xp:
+        value = to_numpy(value)  # the one crossing between devices
+    return xp.asarray(value, dtype=dtype)
+
+
+def _import_foreign(value, xp):
+    """An array of someone else's library, through the first protocol that both sides know."""
+    if xp is not np and hasattr(value, "__cuda_array_interface__"):
+        return xp.asarray(value), xp
+    if hasattr(value, "__array__"):
+        return np.asarray(value), np
+    if hasattr(value, "__dlpack__"):
+        return xp.from_dlpack(value), xp
+    return value, None

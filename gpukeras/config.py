@@ -1,0 +1,35 @@
+"""The library's few settings, as in ``keras.config``.
+
+Four of them are global state: the device, the float type, the dtype policy and the seed.
+"""
+
+from gpukeras.backend.devices import default_device as backend
+from gpukeras.backend.devices import set_default_device as set_backend
+from gpukeras.backend.devices import use_device as use_backend
+from gpukeras.backend.dtypes import (
+    default_policy as dtype_policy,
+)
+from gpukeras.backend.dtypes import (
+    epsilon,
+    floatx,
+    set_epsilon,
+    set_floatx,
+)
+from gpukeras.backend.dtypes import (
+    set_default_policy as set_dtype_policy,
+)
+from gpukeras.backend.layout import image_data_format, set_image_data_format
+
+__all__ = [
+    "backend",
+    "dtype_policy",
+    "epsilon",
+    "floatx",
+    "image_data_format",
+    "set_backend",
+    "set_dtype_policy",
+    "set_epsilon",
+    "set_floatx",
+    "set_image_data_format",
+    "use_backend",
+]

@@ -1,0 +1,5 @@
+"""Small datasets to learn and to test with."""
+
+from gpukeras.datasets import digits
+
+__all__ = ["digits"]

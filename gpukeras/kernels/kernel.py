@@ -1,0 +1,62 @@
+"""The `@kernel` decorator: a reference in plain array code, with faster forms for one kind of array under it."""
+
+import functools
+
+from gpukeras.backend import devices
+
+__all__ = ["kernel", "registered_kernels"]
+
+_kernels = {}  # qualified name -> Kernel
+
+
+class Kernel:
+    """A function of raw arrays with one meaning and several forms; the array's home chooses the form.
+
+        @kernel
+        def scale(x, factor):              the reference: plain array code, any device
+            x *= factor
+
+        @scale.cpu                         for NumPy arrays: blocked or threaded
+        @scale.cuda                        for CuPy arrays: a CUDA kernel
+        @scale.samples                     arguments on which all forms must agree
+        def scale(random, dtype):
+            yield random((33, 7), dtype), 0.5
+
+    ``scale.reference`` stays callable. The form is chosen by the first argument.
+    """
+
+    def __init__(self, reference):
+        functools.update_wrapper(self, reference)
+        self.reference = reference
+        self.forms = {}  # device name -> function
+        self.sample_function = None
+
+    def __call__(self, first, *args, **kwargs):
+        form = self.forms.get(devices.array_module(first).__name__, self.reference)
+        return form(first, *args, **kwargs)
+
+    def cpu(self, form):
+        """Use `form` for NumPy arrays."""
+        self.forms["numpy"] = form
+        return self
+
+    def cuda(self, form):
+        """Use `form` for CuPy arrays."""
+        self.forms["cupy"] = form
+        return self
+
+    def samples(self, function):
+        """Register the kernel, with a generator of argument tuples ``(random, dtype) -> yield args``."""
+        self.sample_function = function
+        _kernels[f"{self.reference.__module__}.{self.reference.__name__}"] = self
+        return self
+
+
+def kernel(reference):
+    """Make a kernel of its reference; `.samples` completes it."""
+    return Kernel(reference)
+
+
+def registered_kernels():
+    """Every kernel that has samples, by qualified name."""
+    return dict(_kernels)

@@ -1,0 +1,569 @@
+"""The update rules of all optimizers, on flat arrays and in place.
+
+Each rule takes one-dimensional arrays of equal size: the parameters, their gradients, the slots.
+Rules write into parameters and slots only. Learning rate and step count are arrays of shape (), so
+that nothing has to be read on the host; what follows from the step count is computed in the dtype
+of the parameters, as in Keras (1 - 0.999 is off by 5e-5 in float32, and its numbers show it).
+
+The forms for NumPy go over the arrays in blocks that stay in cache, with the reference's operations
+in the reference's order: the results are the same to the last bit, but for sums of squares.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from gpukeras.backend import devices
+from gpukeras.kernels.kernel import kernel
+
+__all__ = [
+    "adadelta",
+    "adagrad",
+    "adam",
+    "adamax",
+    "copy_where",
+    "decay",
+    "ftrl",
+    "lamb",
+    "lion",
+    "moving_average",
+    "nadam",
+    "rmsprop",
+    "scale_by_norm",
+    "sgd",
+    "sgd_momentum",
+    "sum_of_squares",
+    "update_where",
+]
+
+_BLOCK = 32768  # elements; four to six such float32 arrays together fill half of a core's L2
+_SIZE = 2 * _BLOCK + 77  # of the samples: two whole blocks and a rest
+
+
+def _blocks(scratch, *arrays) -> Iterator[tuple[Any, ...]]:
+    """The arrays cut into blocks, and behind them `scratch` rows of working memory."""
+    size = arrays[0].size
+    rows = [np.empty(min(size, _BLOCK), arrays[0].dtype) for _ in range(scratch)]
+    if size <= _BLOCK:
+        yield (*arrays, *rows)
+        return
+    for start in range(0, size, _BLOCK):
+        stop = min(start + _BLOCK, size)
+        yield (
+            *[None if array is None else array[start:stop] for array in arrays],
+            *[row[: stop - start] for row in rows],
+        )
+
+
+def _samples(random, dtype, *slots):
+    """Parameters, gradients, and slots of either sign ("any") or positive ("positive")."""
+    for size in (5, _SIZE):
+        arrays = [random((size,), dtype), random((size,), dtype)]
+        for kind in slots:
+            slot = random((size,), dtype)
+            arrays.append(None if kind is None else slot * slot if kind == "positive" else slot)
+        yield arrays
+
+
+def _scalar(value, dtype):
+    """A 0-d array on the host or the device, without reading it, as every form takes it."""
+    return devices.default_module().asarray(value, dtype=dtype)
+
+
+@kernel
+def sgd(param, grad, learning_rate):
+    """param ← param - learning_rate · grad."""
+    param -= learning_rate * grad
+
+
+@sgd.cpu
+def sgd(param, grad, learning_rate):
+    learning_rate = float(learning_rate)
+    for p, g, s in _blocks(1, param, grad):
+        np.multiply(g, learning_rate, s)
+        np.subtract(p, s, p)
+
+
+@sgd.samples
+def sgd(random, dtype):
+    for arrays in _samples(random, dtype):
+        yield *arrays, _scalar(0.1, dtype)
+
+
+@kernel
+def sgd_momentum(param, grad, velocity, learning_rate, momentum, nesterov):
+    """velocity ← momentum · velocity - learning_rate · grad;  param ← param + velocity.
+
+    Nesterov's form adds momentum · velocity - learning_rate · grad, with the new velocity, instead.
+    """
+    step = learning_rate * grad
+    velocity *= momentum
+    velocity -= step
+    param += velocity * momentum - step if nesterov else velocity
+
+
+@sgd_momentum.cpu
+def sgd_momentum(param, grad, velocity, learning_rate, momentum, nesterov):
+    learning_rate = float(learning_rate)
+    for p, g, v, s, t in _blocks(2, param, grad, velocity):
+        np.multiply(g, learning_rate, s)
+        np.multiply(v, momentum, v)
+        np.subtract(v, s, v)
+        if nesterov:
+            np.multiply(v, momentum, t)
+            np.subtract(t, s, t)
+            np.add(p, t, p)
+        else:
+            np.add(p, v, p)
+
+
+@sgd_momentum.samples
+def sgd_momentum(random, dtype):
+    for nesterov in (False, True):
+        for arrays in _samples(random, dtype, "any"):
+            yield *arrays, _scalar(0.1, dtype), 0.9, nesterov
+
+
+@kernel
+def adagrad(param, grad, accumulator, learning_rate, epsilon):
+    """accumulator ← accumulator + grad²;  param ← param - rate · grad / √(accumulator + ε)."""
+    xp = devices.array_module(param)
+    accumulator += grad * grad
+    param -= learning_rate * grad / xp.sqrt(accumulator + epsilon)
+
+
+@adagrad.cpu
+def adagrad(param, grad, accumulator, learning_rate, epsilon):
+    learning_rate = float(learning_rate)
+    for p, g, a, s, t in _blocks(2, param, grad, accumulator):
+        np.multiply(g, g, s)
+        np.add(a, s, a)
+        np.add(a, epsilon, s)
+        np.sqrt(s, s)
+        np.multiply(g, learning_rate, t)
+        np.divide(t, s, t)
+        np.subtract(p, t, p)
+
+
+@adagrad.samples
+def adagrad(random, dtype):
+    for arrays in _samples(random, dtype, "positive"):
+        yield *arrays, _scalar(0.1, dtype), 1e-7
+
+
+@kernel
+def rmsprop(param, grad, velocity, average, momenta, learning_rate, rho, momentum, epsilon):
+    """RMSprop; the centered form where `average` is given, with momentum where `momenta` is.
+
+    velocity ← rho · velocity + (1 - rho) · grad²
+    average  ← rho · average + (1 - rho) · grad
+    step     = learning_rate · grad / √(velocity - average² + epsilon)
+    momenta  ← momentum · momenta + step
+    param    ← param - momenta (or step)
+    """
+    xp = devices.array_module(param)
+    velocity *= rho
+    velocity += grad * grad * (1 - rho)
+    denominator = velocity
+    if average is not None:
+        average *= rho
+        average += grad * (1 - rho)
+        denominator = velocity - average * average
+    step = learning_rate * grad / xp.sqrt(denominator + epsilon)
+    if momenta is not None:
+        momenta *= momentum
+        momenta += step
+        step = momenta
+    param -= step
+
+
+@rmsprop.cpu
+def rmsprop(param, grad, velocity, average, momenta, learning_rate, rho, momentum, epsilon):
+    learning_rate = float(learning_rate)
+    rest = 1 - rho
+    for p, g, v, a, m, s, t in _blocks(2, param, grad, velocity, average, momenta):
+        np.multiply(v, rho, v)
+        np.multiply(g, g, s)
+        np.multiply(s, rest, s)
+        np.add(v, s, v)
+        if a is None:
+            np.add(v, epsilon, s)
+        else:
+            np.multiply(a, rho, a)
+            np.multiply(g, rest, s)
+            np.add(a, s, a)
+            np.multiply(a, a, s)
+            np.subtract(v, s, s)
+            np.add(s, epsilon, s)
+        np.sqrt(s, s)
+        np.multiply(g, learning_rate, t)
+        np.divide(t, s, t)
+        if m is not None:
+            np.multiply(m, momentum, m)
+            np.add(m, t, m)
+            t = m
+        np.subtract(p, t, p)
+
+
+@rmsprop.samples
+def rmsprop(random, dtype):
+    for average, momenta in ((None, None), ("any", None), (None, "any"), ("any", "any")):
+        for param, grad, velocity, mean, m in _samples(random, dtype, "positive", average, momenta):
+            if mean is not None:  # what the slots may hold: a mean square is no less than a squared mean
+                mean *= 0.5
+                velocity += mean * mean
+            yield param, grad, velocity, mean, m, _scalar(0.1, dtype), 0.9, 0.8, 1e-3
+
+
+@kernel
+def adam(param, grad, momenta, velocity, velocity_hat, step, learning_rate, beta_1, beta_2, epsilon):
+    """Adam (Kingma and Ba 2014, corrected as in section 2); amsgrad where `velocity_hat` is given.
+
+    momenta  ← momenta + (1 - beta_1) · (grad - momenta)
+    velocity ← velocity + (1 - beta_2) · (grad² - velocity)
+    alpha    = learning_rate · √(1 - beta_2ᵗ) / (1 - beta_1ᵗ),  t = step + 1
+    param    ← param - alpha · momenta / (√velocity + epsilon)
+    """
+    xp = devices.array_module(param)
+    t = (step + 1).astype(param.dtype)
+    alpha = learning_rate * xp.sqrt(1 - beta_2**t) / (1 - beta_1**t)
+    momenta += (grad - momenta) * (1 - beta_1)
+    velocity += (grad * grad - velocity) * (1 - beta_2)
+    if velocity_hat is not None:
+        velocity = xp.maximum(velocity_hat, velocity, out=velocity_hat)
+    param -= momenta * alpha / (xp.sqrt(velocity) + epsilon)
+
+
+@adam.cpu
+def adam(param, grad, momenta, velocity, velocity_hat, step, learning_rate, beta_1, beta_2, epsilon):
+    count = (step + 1).astype(param.dtype)
+    alpha = learning_rate * np.sqrt(1 - beta_2**count) / (1 - beta_1**count)
+    rest_1, rest_2 = 1 - beta_1, 1 - beta_2
+    for p, g, m, v, h, s, t in _blocks(2, param, grad, momenta, velocity, velocity_hat):
+        np.subtract(g, m, s)
+        np.multiply(s, rest_1, s)
+        np.add(m, s, m)
+        np.multiply(g, g, s)
+        np.subtract(s, v, s)
+        np.multiply(s, rest_2, s)
+        np.add(v, s, v)
+        if h is not None:
+            v = np.maximum(h, v, out=h)
+        np.sqrt(v, s)
+        np.add(s, epsilon, s)
+        np.multiply(m, alpha, t)
+        np.divide(t, s, t)
+        np.subtract(p, t, p)
+
+
+@adam.samples
+def adam(random, dtype):
+    for hat in (None, "positive"):
+        for step in (0, 1000):
+            for arrays in _samples(random, dtype, "any", "positive", hat):
+                yield *arrays, _scalar(step, "int32"), _scalar(0.1, dtype), 0.9, 0.999, 1e-7
+
+
+@kernel
+def adamax(param, grad, momenta, norm, step, learning_rate, beta_1, beta_2, epsilon):
+    """Adamax (Kingma and Ba 2014, section 7).
+
+    momenta ← momenta + (1 - beta_1) · (grad - momenta)
+    norm    ← max(beta_2 · norm, |grad|)
+    param   ← param - learning_rate / (1 - beta_1ᵗ) · momenta / (norm + epsilon),  t = step + 1
+    """
+    xp = devices.array_module(param)
+    correction = 1 - beta_1 ** (step + 1).astype(param.dtype)
+    momenta += (grad - momenta) * (1 - beta_1)
+    norm *= beta_2
+    xp.maximum(norm, abs(grad), out=norm)
+    param -= learning_rate * momenta / (correction * (norm + epsilon))
+
+
+@adamax.cpu
+def adamax(param, grad, momenta, norm, *settings):
+    for arrays in _blocks(0, param, grad, momenta, norm):
+        adamax.reference(*arrays, *settings)
+
+
+@adamax.samples
+def adamax(random, dtype):
+    for arrays in _samples(random, dtype, "any", "positive"):
+        yield *arrays, _scalar(3, "int32"), _scalar(0.1, dtype), 0.9, 0.999, 1e-7
+
+
+@kernel
+def nadam(param, grad, momenta, velocity, product, step, learning_rate, beta_1, beta_2, epsilon):
+    """Adam with Nesterov's look ahead (Dozat 2015); `product` is u₁ · ... · uₜ, t = step + 1.
+
+    uₜ       = beta_1 · (1 - 0.96ᵗ / 2)
+    momenta  ← momenta + (1 - beta_1) · (grad - momenta)
+    velocity ← velocity + (1 - beta_2) · (grad² - velocity)
+    look     = uₜ₊₁ / (1 - product · uₜ₊₁) · momenta + (1 - uₜ) / (1 - product) · grad
+    param    ← param - learning_rate · look / (√(velocity / (1 - beta_2ᵗ)) + epsilon)
+    """
+    xp = devices.array_module(param)
+    t = (step + 1).astype(param.dtype)
+    u = beta_1 * (1 - 0.5 * 0.96**t)
+    u_next = beta_1 * (1 - 0.5 * 0.96 ** (t + 1))
+    momenta += (grad - momenta) * (1 - beta_1)
+    velocity += (grad * grad - velocity) * (1 - beta_2)
+    look = momenta * (u_next / (1 - product * u_next)) + grad * ((1 - u) / (1 - product))
+    param -= look * learning_rate / (xp.sqrt(velocity / (1 - beta_2**t)) + epsilon)
+
+
+@nadam.cpu
+def nadam(param, grad, momenta, velocity, *settings):
+    for arrays in _blocks(0, param, grad, momenta, velocity):
+        nadam.reference(*arrays, *settings)
+
+
+@nadam.samples
+def nadam(random, dtype):
+    for arrays in _samples(random, dtype, "any", "positive"):
+        scalars = _scalar(0.2, dtype), _scalar(2, "int32"), _scalar(0.1, dtype)
+        yield *arrays, *scalars, 0.9, 0.999, 1e-7
+
+
+@kernel
+def adadelta(param, grad, grad_squares, delta_squares, learning_rate, rho, epsilon):
+    """Adadelta (Zeiler 2012): steps in the unit of the parameters.
+
+    grad_squares  ← rho · grad_squares + (1 - rho) · grad²
+    delta         = -√(delta_squares + epsilon) / √(grad_squares + epsilon) · grad
+    delta_squares ← rho · delta_squares + (1 - rho) · delta²
+    param         ← param + learning_rate · delta
+    """
+    xp = devices.array_module(param)
+    grad_squares *= rho
+    grad_squares += grad * grad * (1 - rho)
+    delta = xp.sqrt(delta_squares + epsilon) * grad / xp.sqrt(grad_squares + epsilon)
+    delta_squares *= rho
+    delta_squares += delta * delta * (1 - rho)
+    param -= learning_rate * delta
+
+
+@adadelta.cpu
+def adadelta(param, grad, grad_squares, delta_squares, *settings):
+    for arrays in _blocks(0, param, grad, grad_squares, delta_squares):
+        adadelta.reference(*arrays, *settings)
+
+
+@adadelta.samples
+def adadelta(random, dtype):
+    for arrays in _samples(random, dtype, "positive", "positive"):
+        yield *arrays, _scalar(0.1, dtype), 0.95, 1e-7
+
+
+@kernel
+def ftrl(param, grad, accumulator, linear, learning_rate, power, l1, l2, l2_shrinkage, beta):
+    """Follow the regularized leader (McMahan et al. 2013, with shrinkage l2 in the gradient).
+
+    new         = accumulator + grad²
+    linear      ← linear + grad + 2 · l2_shrinkage · param
+                  - (new^-power - accumulator^-power) / learning_rate · param
+    quadratic   = new^-power / learning_rate + 2 · l2 + beta / learning_rate
+    param       ← (clip(linear, -l1, l1) - linear) / quadratic
+    accumulator ← new
+    """
+    xp = devices.array_module(param)
+    before = accumulator**-power
+    accumulator += grad * grad
+    after = accumulator**-power
+    linear += grad + param * (2 * l2_shrinkage) - (after - before) / learning_rate * param
+    quadratic = after / learning_rate + 2 * (l2 + beta / (2 * learning_rate))
+    param[...] = (xp.clip(linear, -l1, l1) - linear) / quadratic
+
+
+@ftrl.cpu
+def ftrl(param, grad, accumulator, linear, *settings):
+    for arrays in _blocks(0, param, grad, accumulator, linear):
+        ftrl.reference(*arrays, *settings)
+
+
+@ftrl.samples
+def ftrl(random, dtype):
+    for settings in ((-0.5, 0.0, 0.0, 0.0, 0.0), (-0.7, 0.1, 0.2, 0.3, 0.4)):
+        for arrays in _samples(random, dtype, "positive", "any"):
+            yield *arrays, _scalar(0.1, dtype), *settings
+
+
+@kernel
+def lion(param, grad, momenta, learning_rate, beta_1, beta_2):
+    """Lion (Chen et al. 2023): steps of equal size in every direction.
+
+    param   ← param - learning_rate · sign(beta_1 · momenta + (1 - beta_1) · grad)
+    momenta ← beta_2 · momenta + (1 - beta_2) · grad
+    """
+    xp = devices.array_module(param)
+    param -= learning_rate * xp.sign(momenta * beta_1 + grad * (1 - beta_1))
+    momenta *= beta_2
+    momenta += grad * (1 - beta_2)
+
+
+@lion.cpu
+def lion(param, grad, momenta, *settings):
+    for arrays in _blocks(0, param, grad, momenta):
+        lion.reference(*arrays, *settings)
+
+
+@lion.samples
+def lion(random, dtype):
+    for arrays in _samples(random, dtype, "any"):
+        yield *arrays, _scalar(0.1, dtype), 0.9, 0.99
+
+
+@kernel
+def lamb(param, grad, momenta, velocity, step, learning_rate, beta_1, beta_2, epsilon):
+    """Adam for large batches (You et al. 2019). `param` is one variable: its norm sizes the step.
+
+    momenta, velocity   as in Adam
+    update = momenta / (1 - beta_1ᵗ) / (√(velocity / (1 - beta_2ᵗ)) + epsilon),  t = step + 1
+    param  ← param - learning_rate · ‖param‖ / ‖update‖ · update    (ratio 1 where a norm is 0)
+    """
+    xp = devices.array_module(param)
+    t = (step + 1).astype(param.dtype)
+    momenta += (grad - momenta) * (1 - beta_1)
+    velocity += (grad * grad - velocity) * (1 - beta_2)
+    update = momenta / (1 - beta_1**t) / (xp.sqrt(velocity / (1 - beta_2**t)) + epsilon)
+    param_norm, update_norm = xp.sqrt(sum_of_squares(param)), xp.sqrt(sum_of_squares(update))
+    has_norms = (param_norm > 0) & (update_norm > 0)
+    ratio = xp.where(has_norms, param_norm, 1.0) / xp.where(has_norms, update_norm, 1.0)
+    param -= update * (ratio * learning_rate).astype(param.dtype)
+
+
+@lamb.samples
+def lamb(random, dtype):
+    for arrays in _samples(random, dtype, "any", "positive"):
+        yield *arrays, _scalar(3, "int32"), _scalar(0.1, dtype), 0.9, 0.999, 1e-7
+
+
+# What stands around the rules: clipping, decay, averages, and steps that are taken on a condition.
+
+
+@kernel
+def sum_of_squares(x):
+    """Σ x² of a flat array, shape (); in float32 for shorter types."""
+    if x.dtype.itemsize < 4:
+        x = x.astype("float32")
+    return (x * x).sum()
+
+
+@sum_of_squares.cpu
+def sum_of_squares(x):
+    if x.dtype.itemsize < 4:
+        x = x.astype("float32")
+    return np.dot(x, x)  # one pass; sums in another order than the reference
+
+
+@sum_of_squares.samples
+def sum_of_squares(random, dtype):
+    yield (random((5,), dtype),)
+    yield (random((_SIZE,), dtype),)
+
+
+@kernel
+def scale_by_norm(x, norm):
+    """x ← x · norm / max(‖x‖, norm): no longer than `norm`."""
+    xp = devices.array_module(x)
+    length = xp.sqrt(sum_of_squares(x))
+    x *= (norm / xp.maximum(length, norm)).astype(x.dtype)
+
+
+@scale_by_norm.samples
+def scale_by_norm(random, dtype):
+    yield random((5,), dtype), 0.5
+    yield random((_SIZE,), dtype), 1e6
+
+
+@kernel
+def decay(param, rate):
+    """param ← param - rate · param, with a rate that may be too small for ``1 - rate``."""
+    param -= param * rate
+
+
+@decay.cpu
+def decay(param, rate):
+    rate = float(rate)
+    for p, s in _blocks(1, param):
+        np.multiply(p, rate, s)
+        np.subtract(p, s, p)
+
+
+@decay.samples
+def decay(random, dtype):
+    for param, _ in _samples(random, dtype):
+        yield param, _scalar(1e-3, dtype)
+
+
+@kernel
+def moving_average(average, x, momentum):
+    """average ← momentum · average + (1 - momentum) · x."""
+    average *= momentum
+    average += x * (1 - momentum)
+
+
+@moving_average.cpu
+def moving_average(average, x, momentum):
+    rest = 1 - momentum
+    for a, block, s in _blocks(1, average, x):
+        np.multiply(a, momentum, a)
+        np.multiply(block, rest, s)
+        np.add(a, s, a)
+
+
+@moving_average.samples
+def moving_average(random, dtype):
+    for average, x in _samples(random, dtype):
+        yield average, x, _scalar(0.99, dtype)
+
+
+@kernel
+def copy_where(target, source, condition):
+    """target ← source where the one truth value `condition` says so, else nothing."""
+    xp = devices.array_module(target)
+    target[...] = xp.where(condition, source, target)
+
+
+@copy_where.cpu
+def copy_where(target, source, condition):
+    if condition:
+        target[...] = source
+
+
+@copy_where.samples
+def copy_where(random, dtype):
+    for condition in (False, True):
+        for target, source in _samples(random, dtype):
+            yield target, source, _scalar(condition, bool)
+
+
+@kernel
+def update_where(condition, update, arrays):
+    """Call `update()`, which writes into `arrays`, where the one truth value `condition` says so.
+
+    On the device, where the condition may not be read, the update always runs and is undone.
+    """
+    xp = devices.array_module(condition)
+    before = [array.copy() for array in arrays]
+    update()
+    for array, values in zip(arrays, before, strict=True):
+        array[...] = xp.where(condition, array, values)
+
+
+@update_where.cpu
+def update_where(condition, update, arrays):
+    if condition:
+        update()
+
+
+@update_where.samples
+def update_where(random, dtype):
+    for condition in (False, True):
+        param, grad = random((33,), dtype), random((33,), dtype)
+
+        def update(param=param, grad=grad):
+            param[...] = param - grad
+
+        yield _scalar(condition, bool), update, [param]

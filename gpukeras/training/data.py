@@ -1,0 +1,321 @@
+"""The ways of the data into `fit`, `evaluate` and `predict`: arrays, generators and other iterables.
+
+Every source yields batches ``(x, y, sample_weight)`` of Tensors on the default device.
+"""
+
+import math
+import types
+import warnings
+
+import numpy as np
+
+from gpukeras.autograd.symbolic import flatten, map_structure
+from gpukeras.autograd.tensor import Tensor, convert_to_array
+from gpukeras.backend import devices, dtypes, random
+
+__all__ = ["ArrayData", "IterableData", "open_data", "split_validation", "to_batch", "unpack"]
+
+_SHUFFLING = 0x53485546  # sets the key of shuffling apart from that of the global generator
+
+
+def unpack(data):
+    """A batch as ``(x, y, sample_weight)``; what is missing is None."""
+    if isinstance(data, list):
+        data = tuple(data)
+    if not isinstance(data, tuple):
+        return data, None, None
+    if len(data) > 3 or not data:
+        raise ValueError(
+            f"A batch is x, (x, y) or (x, y, sample_weight), but got a tuple of {len(data)}. "
+            f"Wrap several inputs in a list or dictionary: ([x1, x2], y)."
+        )
+    return (*data, *([None] * (3 - len(data))))
+
+
+def open_data(
+    x, y=None, sample_weight=None, *, batch_size=None, shuffle=False, class_weight=None, steps=None
+):
+    """The right source for what `fit`, `evaluate` or `predict` was given."""
+    if x is None:
+        raise ValueError("There is no data: x is None. Pass arrays, or an iterable of batches.")
+    if _is_batch_source(x):
+        for name, value in (("y", y), ("sample_weight", sample_weight)):
+            if value is not None:
+                raise ValueError(
+                    f"{name} cannot be given beside {type(x).__name__}: the iterable yields (x, y) or (x, y, sample_weight)."
+                )
+        if batch_size is not None:
+            raise ValueError(
+                f"batch_size cannot be given beside {type(x).__name__}, which decides on its batches."
+            )
+        return IterableData(x, class_weight=class_weight, steps=steps)
+    return ArrayData(x, y, sample_weight, batch_size, shuffle, class_weight, steps)
+
+
+def _is_batch_source(x):
+    if isinstance(x, (types.GeneratorType, Tensor, str)) or devices.is_array(x):
+        return isinstance(x, types.GeneratorType)
+    if isinstance(x, (list, tuple, dict)):
+        return False
+    if (
+        hasattr(x, "__array__")
+        or hasattr(x, "__dlpack__")
+        or hasattr(x, "__cuda_array_interface__")
+    ):
+        return False
+    return hasattr(x, "__iter__") or hasattr(x, "__next__") or hasattr(x, "__getitem__")
+
+
+class _Batches:
+    """Epochs over a source that `_pass` runs through once.
+
+    Without a limit an epoch is one pass. With one, an epoch takes as many batches as the limit says from a pass
+    that goes on in the next epoch, as in Keras.
+    """
+
+    def __init__(self, limit, length):
+        if limit is not None and (not isinstance(limit, (int, np.integer)) or limit < 1):
+            raise ValueError(
+                f"The number of steps must be a whole number of at least 1, but got {limit!r}."
+            )
+        self.limit = limit
+        self.length = length  # batches in a pass, None if unknown
+        self.steps = length if limit is None else limit
+        self._running = None
+        self._taken = 0
+
+    def epoch(self, draw=0):
+        """Batches of one epoch; `draw` numbers the shuffling."""
+        if self.limit is None:
+            count = 0
+            for batch in self._pass(draw):
+                count += 1
+                yield batch
+            self.steps = self.length = count
+            return
+        for _ in range(self.limit):
+            if self._running is None:
+                self._running, self._taken = self._pass(draw), 0
+            batch = next(self._running, None)
+            if batch is None:
+                self._running = None
+                warnings.warn(
+                    f"The data ran out before {self.limit} steps; the epoch ends early. A generator must yield at "
+                    f"least steps_per_epoch * epochs batches.",
+                    stacklevel=2,
+                )
+                return
+            self._taken += 1
+            yield batch
+        if self._taken == self.length:
+            self._running = None
+
+
+class ArrayData(_Batches):
+    """Arrays that are in memory (or mapped into it), cut into batches; the last may be partial."""
+
+    def __init__(self, x, y, sample_weight, batch_size, shuffle, class_weight, steps):
+        if class_weight is not None and sample_weight is not None:
+            raise ValueError(
+                "class_weight and sample_weight cannot both be given; multiply them yourself."
+            )
+        self.structure = (_arrays(x, "x"), _arrays(y, "y"), _arrays(sample_weight, "sample_weight"))
+        self.size = self._common_length()
+        self.batch_size = 32 if batch_size is None else batch_size
+        if not isinstance(self.batch_size, (int, np.integer)) or self.batch_size < 1:
+            raise ValueError(
+                f"batch_size must be a whole number of at least 1, but got {batch_size!r}."
+            )
+        if not isinstance(shuffle, (bool, np.bool_)):
+            raise ValueError(f"shuffle must be True or False for arrays, but got {shuffle!r}.")
+        self.shuffle = shuffle
+        self.class_weight = class_weight
+        if class_weight is not None:
+            _check_class_weight(class_weight, self.structure[1])
+        super().__init__(steps, math.ceil(self.size / self.batch_size))
+
+    def _common_length(self):
+        lengths = {}
+        for name, part in zip(("x", "y", "sample_weight"), self.structure, strict=True):
+            for array in flatten(part):
+                if array is not None:
+                    lengths.setdefault(array.shape[0], []).append(name)
+        if len(lengths) > 1:
+            listed = ", ".join(
+                f"{'/'.join(sorted(set(names)))}: {length}" for length, names in lengths.items()
+            )
+            raise ValueError(f"All arrays must have the same number of samples, but got {listed}.")
+        size = next(iter(lengths), 0)
+        if size == 0:
+            raise ValueError("The data is empty: x has 0 samples.")
+        return size
+
+    def _pass(self, draw):
+        order = self._order(draw)
+        for start in range(0, self.size, self.batch_size):
+            yield self._batch(order, start, min(start + self.batch_size, self.size))
+
+    def _order(self, draw):
+        if not self.shuffle:
+            return None
+        key = random.process_seed()[0] ^ _SHUFFLING
+        return random.permutation(key, draw, self.size, np)
+
+    def _batch(self, order, start, stop):
+        rows = slice(start, stop) if order is None else order[start:stop]
+        x, y, weight = [
+            map_structure(lambda array: _rows(array, rows), part) for part in self.structure
+        ]
+        return _finish_batch(x, y, weight, self.class_weight)
+
+
+class IterableData(_Batches):
+    """Batches that someone else makes: a generator, an iterator, a dataset, a data loader.
+
+    What can be iterated again is started anew for each epoch; a generator goes on where it was.
+    """
+
+    def __init__(self, source, class_weight=None, steps=None):
+        self.source = source
+        self.class_weight = class_weight
+        self.is_indexed = hasattr(source, "__getitem__") and hasattr(source, "__len__")
+        self.can_restart = not hasattr(source, "__next__")
+        super().__init__(steps, self._length())
+
+    def _length(self):
+        try:
+            length = getattr(self.source, "num_batches", None)
+            return len(self.source) if length is None else length
+        except TypeError:
+            return None
+
+    def _pass(self, draw):
+        for data in self._start():
+            yield to_batch(data, self.class_weight)
+        if self.is_indexed and hasattr(self.source, "on_epoch_end"):
+            self.source.on_epoch_end()
+
+    def _start(self):
+        if self.is_indexed and not hasattr(self.source, "__iter__"):
+            return iter(self.source[i] for i in range(len(self.source)))
+        return iter(self.source)
+
+
+def to_batch(data, class_weight=None):
+    """What an iterable yields as ``(x, y, sample_weight)`` of Tensors."""
+    x, y, weight = unpack(data)
+    return _finish_batch(x, y, weight, class_weight)
+
+
+def _finish_batch(x, y, weight, class_weight):
+    if class_weight is not None and y is not None:
+        weight = _weights_by_class(flatten(y)[0], class_weight)
+    return (
+        map_structure(_to_tensor, x),
+        map_structure(_to_tensor, y),
+        map_structure(_to_tensor, weight),
+    )
+
+
+def _to_tensor(value):
+    if value is None or isinstance(value, Tensor):
+        return value
+    array = convert_to_array(value)
+    if array.dtype == np.float64:  # as Keras: data comes in floatx, whatever NumPy made of it
+        array = array.astype(dtypes.as_dtype(dtypes.floatx()))
+    return Tensor(array)
+
+
+def _rows(array, rows):
+    if array is None:
+        return None
+    if isinstance(rows, slice):
+        return array[rows]
+    if type(array) is np.ndarray:
+        return np.take(
+            array, rows, axis=0, mode="clip"
+        )  # a mode spares NumPy a buffer; rows are in range
+    if isinstance(array, np.ndarray):  # memory-mapped: sorted reads, one pass over the file
+        return np.asarray(array[rows])
+    return array[devices.to_device(rows)]
+
+
+def _arrays(structure, name):
+    """Every leaf as an array with a first axis of samples."""
+    if isinstance(structure, (list, tuple)) and structure and _is_nested_numbers(structure):
+        structure = np.asarray(structure)
+        if structure.dtype == np.float64:
+            structure = structure.astype(dtypes.as_dtype(dtypes.floatx()))
+    return map_structure(lambda leaf: _array(leaf, name), structure)
+
+
+def _is_nested_numbers(value):
+    while isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    return isinstance(value, (bool, int, float, np.generic))
+
+
+def _array(leaf, name):
+    if leaf is None:
+        return None
+    if isinstance(leaf, Tensor):
+        leaf = leaf.array
+    if hasattr(leaf, "iloc") and hasattr(leaf, "to_numpy"):  # a pandas or cuDF column or frame
+        leaf = leaf.to_numpy()
+    if not devices.is_array(leaf):
+        leaf = convert_to_array(leaf)
+    if leaf.ndim == 0:
+        raise ValueError(f"{name} must have a first axis of samples, but got a single number.")
+    if leaf.dtype.kind not in "biufcV":
+        raise TypeError(
+            f"{name} has dtype {leaf.dtype}, which is not numeric. Encode it as numbers first, for instance with "
+            f"np.unique(..., return_inverse=True)."
+        )
+    return leaf
+
+
+def _check_class_weight(class_weight, y):
+    if not isinstance(class_weight, dict):
+        raise ValueError(
+            f"class_weight must be a dictionary from class to weight, but got {class_weight!r}."
+        )
+    if y is None:
+        raise ValueError("class_weight needs targets y, but y is None.")
+    if len(flatten(y)) > 1:
+        raise ValueError(
+            "class_weight works with one output only; use sample_weight for a model with several."
+        )
+
+
+def _weights_by_class(y, class_weight):
+    """The weight of each sample's class; classes that are not named weigh 1."""
+    y = devices.to_numpy(
+        y.array if isinstance(y, Tensor) else np.asarray(y) if not devices.is_array(y) else y
+    )
+    if y.ndim > 1:
+        y = y.argmax(axis=-1) if y.shape[-1] != 1 else y[..., 0]
+    labels = np.round(y).astype(np.int64)
+    weights = np.ones(labels.shape, dtypes.as_dtype(dtypes.floatx()))
+    for label, weight in class_weight.items():
+        weights[labels == label] = weight
+    return weights
+
+
+def split_validation(x, y, sample_weight, fraction):
+    """The last `fraction` of the samples as validation data, as in Keras: ``(training, validation)``."""
+    if not 0 < fraction < 1:
+        raise ValueError(f"validation_split must lie between 0 and 1, but got {fraction}.")
+    if _is_batch_source(x):
+        raise ValueError("validation_split needs arrays; pass validation_data beside an iterable.")
+    parts = [
+        _arrays(part, name) for part, name in ((x, "x"), (y, "y"), (sample_weight, "sample_weight"))
+    ]
+    size = next(array.shape[0] for part in parts for array in flatten(part) if array is not None)
+    cut = math.floor(size * (1 - fraction))
+    if cut in (0, size):
+        raise ValueError(
+            f"validation_split={fraction} of {size} samples leaves {cut} for training and {size - cut} for validation."
+        )
+    training = [map_structure(lambda a: None if a is None else a[:cut], part) for part in parts]
+    validation = [map_structure(lambda a: None if a is None else a[cut:], part) for part in parts]
+    return tuple(training), tuple(validation)

@@ -1,0 +1,72 @@
+"""One step: forward, backward, update. The only file that knows whether a step is captured."""
+
+from gpukeras.autograd.scope import commit, current, setting, transaction
+from gpukeras.autograd.symbolic import flatten
+from gpukeras.autograd.tape import Tape
+from gpukeras.backend import devices
+
+__all__ = ["call", "test", "train", "undoable"]
+
+undoable = transaction
+
+
+def call(model, x, training):
+    """The model's outputs for x, in training or inference mode."""
+    if x is None:
+        raise ValueError(f"{type(model).__name__} {model.name!r} got no input data: x is None.")
+    if current.training != training:
+        with setting(training=training):
+            return model(x)
+    return model(x)
+
+
+def train(model, x, y, sample_weight):
+    """One update of the model's weights from a batch; metrics are updated on the device.
+
+    All of it is one transaction: it happens whole or not at all. Returns what `test` returns.
+    """
+    optimizer = model.optimizer
+    with transaction():
+        model._clear_losses()
+        with Tape() as tape, setting(training=True):
+            y_pred = model(x)
+            loss = _loss_of(model, x, y, y_pred, sample_weight, True)
+            scaled = loss if optimizer is None else optimizer.scale_loss(loss)
+        logs = _update_metrics(model, x, y, y_pred, sample_weight, loss)
+        if optimizer is None:
+            return logs
+        variables = model.trainable_variables
+        if not variables:
+            raise ValueError(
+                f"{type(model).__name__} {model.name!r} has no trainable weights. Set "
+                f"layer.trainable = True, or use evaluate()."
+            )
+        seed = devices.array_module(scaled.array).ones_like(scaled.array)
+        gradients = tape.gradients([(scaled, seed)], variables)
+        commit()
+        optimizer.apply(gradients, variables)
+    return logs
+
+
+def test(model, x, y, sample_weight):
+    """Loss and metrics of a batch, in inference mode."""
+    model._clear_losses()
+    with setting(training=False):
+        y_pred = model(x)
+        loss = _loss_of(model, x, y, y_pred, sample_weight, False)
+    return _update_metrics(model, x, y, y_pred, sample_weight, loss)
+
+
+def _loss_of(model, x, y, y_pred, sample_weight, training):
+    settings = {"training": training} if model._loss_takes_training else {}
+    return model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, **settings)
+
+
+def _update_metrics(model, x, y, y_pred, sample_weight, loss):
+    """Add the batch to all metrics; returns logs only where the model's own compute_metrics makes them."""
+    model._loss_tracker.update_state(loss, sample_weight=flatten(x)[0].shape[0])
+    if not model._has_default_metrics:
+        return model.compute_metrics(x, y, y_pred, sample_weight)
+    if model._compile_metrics is not None:
+        model._compile_metrics.update_state(y, y_pred, sample_weight)
+    return None

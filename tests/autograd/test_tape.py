@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+
+import gpukeras as keras
+from gpukeras import ops
+from gpukeras.autograd.scope import commit, current, setting, transaction
+from gpukeras.autograd.tape import Tape
+from gpukeras.autograd.tensor import Tensor, Variable
+
+
+def gradient(y, sources, tape):
+    return tape.gradients([(y, np.ones_like(y.array))], sources)
+
+
+def test_a_variable_used_twice_gets_the_sum():
+    v = Variable(np.array([1.0, 2.0]))
+    with Tape() as tape:
+        y = v * v + v
+    (d,) = gradient(y, [v], tape)
+    np.testing.assert_allclose(d, 2 * v.numpy() + 1)
+
+
+def test_three_uses_do_not_write_into_a_shared_gradient():
+    v = Variable(np.array([1.0, 2.0]))
+    w = Variable(np.array([5.0, 5.0]))
+    with Tape() as tape:
+        s = v + w  # both get the same array as gradient
+        y = s + v + v
+    dv, dw = gradient(y, [v, w], tape)
+    np.testing.assert_array_equal(dv, [3, 3])
+    np.testing.assert_array_equal(dw, [1, 1])
+
+
+def test_nothing_is_recorded_outside_of_a_tape_or_without_a_tracked_input():
+    v = Variable(np.ones(2))
+    frozen = Variable(np.ones(2), trainable=False)
+    _ = v * 2.0
+    with Tape() as tape:
+        _ = frozen * 2.0
+        _ = Tensor(np.ones(2)) * 2.0
+    assert tape.entries == []
+
+
+def test_a_source_without_a_path_gets_none():
+    v, w = Variable(np.ones(2)), Variable(np.ones(2))
+    with Tape() as tape:
+        y = v * 2.0
+    assert gradient(y, [v, w], tape)[1] is None
+
+
+def test_intermediate_sources_keep_their_gradients():
+    x = Tensor(np.array([2.0]))
+    with Tape() as tape:
+        tape.watch(x)
+        h = x * 3.0
+        y = h * h
+    dh, dx = gradient(y, [h, x], tape)
+    np.testing.assert_allclose(dh, [12.0])
+    np.testing.assert_allclose(dx, [36.0])
+
+
+def test_transaction_restores_variables_on_an_error():
+    v = Variable(np.array([1.0]))
+    with pytest.raises(ZeroDivisionError), transaction():
+        v.assign([2.0])
+        v.assign([3.0])
+        raise ZeroDivisionError
+    assert v.numpy() == [1.0]
+    assert current.undo is None
+
+
+def test_transaction_keeps_what_was_committed():
+    v = Variable(np.array([1.0]))
+    with pytest.raises(ZeroDivisionError), transaction():
+        v.assign([2.0])
+        commit()
+        raise ZeroDivisionError
+    assert v.numpy() == [2.0]
+    assert not current.is_committed
+
+
+def test_nested_transactions_are_one():
+    v = Variable(np.array([1.0]))
+    with pytest.raises(ZeroDivisionError), transaction():
+        with transaction():
+            v.assign([2.0])
+        raise ZeroDivisionError
+    assert v.numpy() == [1.0]
+
+
+def test_setting_is_restored_after_an_error():
+    with pytest.raises(ValueError), setting(training=True):
+        assert current.training is True
+        raise ValueError
+    assert current.training is None
+
+
+class TestGradientTape:
+    def test_gradients_of_variables_and_inputs(self):
+        w = keras.Variable(np.float32([[2.0]]))
+        x = ops.convert_to_tensor([[3.0]])
+        with keras.GradientTape() as tape:
+            tape.watch(x)
+            y = ops.matmul(x, w)
+        dw, dx = tape.gradient(y, [w, x])
+        assert float(dw) == 3.0
+        assert float(dx) == 2.0
+
+    def test_structures_and_unconnected(self):
+        w, v = keras.Variable(1.0), keras.Variable(1.0)
+        with keras.GradientTape(persistent=True) as tape:
+            y = w * 2.0
+        assert tape.gradient(y, {"w": w, "v": v})["v"] is None
+        assert float(tape.gradient(y, {"w": w, "v": v}, unconnected_gradients="zero")["v"]) == 0.0
+        assert tape.watched_variables() == (w,)
+
+    def test_used_up_unless_persistent(self):
+        w = keras.Variable(1.0)
+        with keras.GradientTape() as tape:
+            y = w * 2.0
+        tape.gradient(y, w)
+        with pytest.raises(RuntimeError, match="persistent=True"):
+            tape.gradient(y, w)
+        with keras.GradientTape(persistent=True) as tape:
+            y = w * 2.0
+        assert float(tape.gradient(y, w)) == float(tape.gradient(y, w)) == 2.0
+
+    def test_stop_gradient_and_output_gradients(self):
+        w = keras.Variable(np.float32([1.0, 2.0]))
+        with keras.GradientTape(persistent=True) as tape:
+            y = w * ops.stop_gradient(w)
+        np.testing.assert_allclose(tape.gradient(y, w), [1.0, 2.0])
+        np.testing.assert_allclose(tape.gradient(y, w, output_gradients=[1.0, 10.0]), [1.0, 20.0])
+
+    def test_second_order_fails_with_a_message(self):
+        x = ops.convert_to_tensor([2.0])
+        with keras.GradientTape() as outer:
+            outer.watch(x)
+            with keras.GradientTape() as inner:
+                inner.watch(x)
+                y = x * x * x
+            dy = inner.gradient(y, x)
+        with pytest.raises(NotImplementedError, match="first derivatives only"):
+            outer.gradient(dy, x)
+
+    def test_not_watching_variables(self):
+        w = keras.Variable(1.0)
+        with keras.GradientTape(watch_accessed_variables=False) as tape:
+            y = w * 2.0
+        assert tape.gradient(y, w) is None
+
+    def test_stop_recording(self):
+        w = keras.Variable(1.0)
+        with keras.GradientTape() as tape:
+            with tape.stop_recording():
+                hidden = w * 5.0
+            y = w * 2.0 + hidden
+        assert float(tape.gradient(y, w)) == 2.0
+
+    @pytest.mark.parametrize("bad", [np.ones(2), "x", None])
+    def test_watch_refuses_what_is_no_tensor(self, bad):
+        with keras.GradientTape() as tape, pytest.raises(TypeError, match="convert_to_tensor"):
+            tape.watch(bad)
+
+    def test_wrong_output_gradient_shape(self):
+        w = keras.Variable(np.ones(2))
+        with keras.GradientTape() as tape:
+            y = w * 2.0
+        with pytest.raises(ValueError, match=r"\(3,\)"):
+            tape.gradient(y, w, output_gradients=np.ones(3))

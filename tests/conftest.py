@@ -1,0 +1,73 @@
+"""What every test shares: the oracle's settings, a seed per test, the float types, the marks."""
+
+import functools
+import importlib.util
+import os
+import random
+import tempfile
+import zlib
+
+import numpy as np
+import pytest
+
+import gpukeras
+
+# The oracle is Keras on JAX on the CPU, whatever the user's own keras.json says. This must stand
+# in the environment before anyone imports keras.
+os.environ["KERAS_BACKEND"] = "jax"
+os.environ["KERAS_HOME"] = os.path.join(tempfile.gettempdir(), "gpukeras-oracle")
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+
+def pytest_runtest_setup(item):
+    """Skip what cannot run here: `oracle` without Keras or JAX, `gpu` without a usable GPU."""
+    if item.get_closest_marker("oracle"):
+        missing = [name for name in ("keras", "jax") if importlib.util.find_spec(name) is None]
+        if missing:
+            pytest.skip(f"the oracle needs {' and '.join(missing)}: pip install 'gpukeras[test]'")
+    if item.get_closest_marker("gpu"):
+        is_usable, reason = _probe_gpu()
+        if not is_usable:
+            pytest.skip(reason)
+
+
+@functools.cache
+def _probe_gpu():
+    from gpukeras.backend import devices
+
+    return devices.probe()
+
+
+@pytest.fixture(autouse=True)
+def seed(request):
+    """The test's own seed, the same in every run and order; all global generators start from it."""
+    value = zlib.crc32(request.node.nodeid.encode())
+    random.seed(value)
+    np.random.seed(value)
+    if hasattr(gpukeras, "utils"):
+        gpukeras.utils.set_random_seed(value)
+    return value
+
+
+@pytest.fixture
+def rng(seed):
+    """A NumPy generator that starts from the test's seed."""
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture(params=["float16", "float32", "float64"])
+def float_dtype(request):
+    """Each float type of NumPy in turn, by name."""
+    return request.param
+
+
+@pytest.fixture(params=["numpy", "strict"])
+def device(request):
+    """Each device of a machine without a GPU: NumPy, and one on NumPy memory as strict as CuPy."""
+    from tests import strict_device
+
+    from gpukeras.backend import devices
+
+    strict_device.install()
+    with devices.use_device(request.param):
+        yield request.param
