@@ -10,8 +10,7 @@ import numpy as np
 import gpukeras as keras
 from gpukeras import layers, models
 
-np.random.seed(0)
-keras.utils.set_random_seed(0)
+keras.utils.set_random_seed(9)
 
 
 # A layer of one's own: build() makes the weights, call() computes.
@@ -92,6 +91,6 @@ assert {"val_loss", "val_binary_accuracy"} < set(history)
 # evaluate() gives the loss and the metrics; predict() works batch by batch, a call all at once.
 loss_and_metrics = model.evaluate(*val_data, batch_size=128)
 print(loss_and_metrics)
-assert loss_and_metrics[0] < 0.2 and loss_and_metrics[1] > 0.95
+assert loss_and_metrics[0] < 0.05 and loss_and_metrics[1] > 0.95
 predictions = model.predict(val_data[0], batch_size=128)
 assert np.allclose(predictions, model(val_data[0]), atol=1e-5)

@@ -1,5 +1,7 @@
 """Keras's activation functions, by name or as functions, with Keras's defaults."""
 
+from typing import Any
+
 from gpukeras import ops, registry
 from gpukeras.configurable import serialize as _serialize
 from gpukeras.ops import activation, piecewise, simplex
@@ -382,7 +384,7 @@ def sparsemax(x, axis=-1):
     return simplex.sparsemax(x, axis)
 
 
-def get(identifier):
+def get(identifier) -> Any:
     """The activation that a name, a config, a function or None (`linear`) means.
 
     Example:

@@ -42,7 +42,7 @@ def op(function) -> Callable[..., Any]:
 
     The undecorated function stays reachable as ``op.function``.
     """
-    code = function.__code__  # read directly: inspect.signature is slow, and there are hundreds of ops
+    code = inspect.unwrap(function).__code__  # inspect.signature is slow, and there are hundreds of ops
     if code.co_posonlyargcount == 0 and code.co_flags & inspect.CO_VARARGS:
         call = _list_call(function, code.co_varnames[: code.co_kwonlyargcount])
     else:
@@ -62,8 +62,7 @@ def _needs_type(names):
 def _plain_call(function, names):
     count = len(names)
     needs_type = _needs_type(names)
-    defaults = dict(zip(reversed(function.__code__.co_varnames[: function.__code__.co_argcount]),
-                        reversed(function.__defaults__ or ()), strict=False))
+    defaults = _defaults_of(inspect.unwrap(function))
 
     def call(*args, **settings):
         if len(args) < count:
@@ -122,6 +121,12 @@ def _list_call(function, setting_names):
         return outputs
 
     return call
+
+
+def _defaults_of(function):
+    code, values = function.__code__, function.__defaults__ or ()
+    positional = code.co_varnames[: code.co_argcount]
+    return dict(zip(positional[len(positional) - len(values) :], values, strict=True))
 
 
 def _positional(op_name, names, defaults, args, settings):

@@ -5,7 +5,7 @@ from gpukeras.callbacks.checkpoint import ModelCheckpoint
 from gpukeras.callbacks.csv_log import CSVLogger
 from gpukeras.callbacks.history import History
 from gpukeras.callbacks.lambda_callback import LambdaCallback
-from gpukeras.callbacks.logs import Progbar, ProgbarLogger
+from gpukeras.callbacks.logs import ProgbarLogger
 from gpukeras.callbacks.schedule import LearningRateScheduler, ReduceLROnPlateau
 from gpukeras.callbacks.stopping import EarlyStopping, TerminateOnNaN
 

@@ -100,6 +100,11 @@ class CallbackList:
         add_history, add_progbar: Whether a History and a progress bar are added.
         model: The model.
         params: `verbose`, `epochs`, `steps`.
+
+    Example:
+        >>> ends = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: print(epoch, logs))
+        >>> CallbackList([ends]).on_epoch_end(0, {"loss": 0.5})
+        0 {'loss': 0.5}
     """
 
     def __init__(self, callbacks=None, add_history=False, add_progbar=False, model=None, **params):
@@ -230,6 +235,4 @@ class CallbackList:
         self._tell_batch("on_predict_batch_end", batch, logs)
 
 
-_BATCH_HOOKS = [
-    f"on_{loop}_batch_{when}" for loop in ("train", "test", "predict") for when in ("begin", "end")
-]
+_BATCH_HOOKS = [f"on_{loop}_batch_{when}" for loop in ("train", "test", "predict") for when in ("begin", "end")]

@@ -179,9 +179,7 @@ class ProgbarLogger(Callback):
     def _new_bar(self):
         self.seen = 0
         # Ten times a second is often enough for the eye; each drawing reads the metrics from the device.
-        self.progbar = Progbar(
-            self.target, verbose=self.verbose, stateless_metrics=(), interval=0.1
-        )
+        self.progbar = Progbar(self.target, verbose=self.verbose, stateless_metrics=(), interval=0.1)
 
     def _advance(self, batch, logs):
         self.seen = batch + 1

@@ -185,7 +185,7 @@ def layer_norm(x, gamma, beta, y, epsilon, is_centred=True):
     for start in range(0, rows, step):
         block = slice(start, start + step)
         part, out = x[block], y[block]
-        if is_centred:
+        if mean is not None:
             part = np.subtract(part, mean[block], out=out)
         s = scale[block]
         np.einsum("ij,ij->i", part, part, out=s[:, 0])

@@ -1,6 +1,7 @@
 """Activations as layers."""
 
 import warnings
+from typing import Any
 
 from gpukeras import activations, constraints, initializers, ops, regularizers
 from gpukeras.layers.input_spec import InputSpec
@@ -252,7 +253,7 @@ class Softmax(Layer):
         array([0.5, 0.5, 0. ], dtype=float32)
     """
 
-    def __init__(self, axis=-1, **kwargs):
+    def __init__(self, axis: Any = -1, **kwargs):
         super().__init__(**kwargs)
         self.axis = axis
         self.supports_masking = True

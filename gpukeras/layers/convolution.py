@@ -1,6 +1,7 @@
 """Convolution layers over one, two and three spatial axes, plain and transposed."""
 
 import inspect
+from typing import Any
 
 from gpukeras import activations, constraints, initializers, ops, regularizers
 from gpukeras.backend import layout
@@ -37,7 +38,10 @@ _GETTERS = {
 class ConvolutionLayer(Layer):
     """What all convolution layers share. A subclass sets `rank`, its number of spatial axes."""
 
-    rank = None
+    rank: int
+    activation: Any
+    bias: Any
+    use_bias: bool
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

@@ -1,6 +1,7 @@
 """Attention with many heads and projections of its own: MultiHeadAttention, GroupedQueryAttention."""
 
 import string
+from typing import Any
 
 from gpukeras import constraints, initializers, ops, regularizers
 from gpukeras.autograd.symbolic import KerasTensor
@@ -19,7 +20,15 @@ class _ProjectedAttention(Layer):
     """What both layers share: projections, masks, and the choice between one op and several."""
 
     _not_in_config = ("flash_attention",)
-    _reports_activity_regularizer = True
+
+    _query_dense: EinsumDense
+    _key_dense: EinsumDense
+    _value_dense: EinsumDense
+    _gate_dense: EinsumDense
+    _output_dense: EinsumDense
+    _softmax: Softmax
+    _dropout_layer: Dropout
+    attention_axes: Any
 
     def _store(
         self,
@@ -185,6 +194,12 @@ class _ProjectedAttention(Layer):
         if attention_mask is not None:
             attention_mask = _with_axes(attention_mask, len(scores.shape), axes)
         return self._softmax(scores, mask=attention_mask)
+
+    def _compute_attention(self, query, key, value, **settings):
+        raise NotImplementedError
+
+    def _scores_shape(self, query_shape, value_shape):
+        raise NotImplementedError
 
     def _output_spec(self, arguments, args, kwargs):
         output = super()._output_spec(arguments, args, kwargs)
@@ -516,7 +531,7 @@ class GroupedQueryAttention(_ProjectedAttention):
 GroupQueryAttention = GroupedQueryAttention
 
 
-def _copy(initializer):
+def _copy(initializer) -> Any:
     """An initializer of the same settings, with a seed of its own where none was given."""
     if hasattr(initializer, "get_config"):
         return type(initializer).from_config(initializer.get_config())

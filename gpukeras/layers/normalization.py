@@ -1,6 +1,7 @@
 """Normalization layers: over the batch, over every example's features, over groups of channels."""
 
 import warnings
+from typing import Any
 
 from gpukeras import constraints, initializers, ops, regularizers
 from gpukeras.layers.input_spec import InputSpec
@@ -20,6 +21,7 @@ __all__ = [
 class _Normalization(Layer):
     """What all normalizations share: gamma, beta, and outputs in the compute dtype."""
 
+    axis: Any
     gamma = None
     beta = None
 
@@ -112,6 +114,10 @@ class BatchNormalization(_Normalization):
         array([1.], dtype=float32)
     """
 
+    renorm_clipping: Any
+    moving_mean: Any = None
+    moving_variance: Any = None
+
     def __init__(
         self,
         axis=-1,
@@ -155,7 +161,6 @@ class BatchNormalization(_Normalization):
         self.renorm_clipping = renorm_clipping
         self.renorm_momentum = renorm_momentum
         self.synchronized = False
-        self.moving_mean = self.moving_variance = None
 
     def _check_clipping(self, rmin=None, rmax=None, dmax=None, **unknown):
         who = f"BatchNormalization {self.name!r}"
@@ -174,7 +179,7 @@ class BatchNormalization(_Normalization):
         channels = input_shape[self.axis]
         self._add_gamma_and_beta((channels,), self.scale, self.center)
         self.moving_mean = self._add_state("moving_mean", channels, self.moving_mean_initializer)
-        start = self.moving_variance_initializer
+        start: Any = self.moving_variance_initializer
         self.moving_variance = self._add_state("moving_variance", channels, start)
         if self.renorm:
 

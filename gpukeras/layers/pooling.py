@@ -39,7 +39,7 @@ __all__ = [
 class _Pooling(Layer):
     """A window that moves over the inputs. A subclass sets `rank` and `_pool`, the op."""
 
-    rank = None
+    rank: int
 
     def __init__(self, pool_size, strides=None, padding="valid", data_format=None, name=None, **kwargs):
         super().__init__(name=name, **kwargs)
@@ -101,7 +101,7 @@ class _AveragePooling(_Pooling):
 class _GlobalPooling(Layer):
     """One value per channel. A subclass sets `rank`."""
 
-    rank = None
+    rank: int
 
     def __init__(self, data_format=None, keepdims=False, **kwargs):
         super().__init__(**kwargs)

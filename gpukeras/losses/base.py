@@ -1,5 +1,7 @@
 """`Loss`, and the wrapper that makes one of a function."""
 
+from typing import Any
+
 from gpukeras import registry
 from gpukeras.autograd import symbolic
 from gpukeras.autograd.tensor import Tensor, Variable, convert_to_array
@@ -39,7 +41,7 @@ class Loss(Configurable):
     def __init__(self, name=None, reduction="sum_over_batch_size", dtype=None):
         self.name = name or symbolic.auto_name(registry.snake_case(type(self).__name__))
         self.reduction = _check_reduction(type(self).__name__, reduction)
-        self._dtype_policy = dtypes.policy_of(dtype or dtypes.floatx())
+        self._dtype_policy: Any = dtypes.policy_of(dtype or dtypes.floatx())
         self._array_dtype = dtypes.as_dtype(self._dtype_policy.compute_dtype)
 
     @property
@@ -116,7 +118,7 @@ class LossFunctionWrapper(Loss):
         config = super().get_config()
         if "fn" in config:  # not in our own subclasses, whose class says it
             config["fn"] = function_config(self.fn)
-            config.update(serialize(self._settings))
+            config.update({key: serialize(value) for key, value in self._settings.items()})
         return config
 
     @classmethod

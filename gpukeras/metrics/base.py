@@ -1,5 +1,7 @@
 """`Metric`: sums on the device, added to in every step and read when they are shown."""
 
+from typing import Any
+
 from gpukeras import initializers, registry
 from gpukeras.autograd import symbolic
 from gpukeras.autograd.scope import current
@@ -33,12 +35,14 @@ class Metric(Configurable):
     """
 
     _direction = None  # "up" or "down": which way is better
+    _variables: list[Variable]
+    _metrics: list["Metric"]
 
     def __init__(self, dtype=None, name=None):
         object.__setattr__(self, "_variables", [])
         object.__setattr__(self, "_metrics", [])
         self.name = name or symbolic.auto_name(registry.snake_case(type(self).__name__))
-        self._dtype_policy = dtypes.policy_of(dtype or dtypes.floatx())
+        self._dtype_policy: Any = dtypes.policy_of(dtype or dtypes.floatx())
         self._array_dtype = dtypes.as_dtype(self._dtype_policy.compute_dtype)
 
     @property
@@ -111,7 +115,7 @@ class Metric(Configurable):
         for leaf in symbolic.flatten(value):
             if isinstance(leaf, Metric) or type(leaf) is Variable:
                 self._check_is_initialized()
-                owned = self._metrics if isinstance(leaf, Metric) else self._variables
+                owned: list = self._metrics if isinstance(leaf, Metric) else self._variables
                 if not any(leaf is other for other in owned):
                     owned.append(leaf)
 

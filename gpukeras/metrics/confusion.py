@@ -1,5 +1,6 @@
 """Counts of right and wrong positives and negatives, and what is made of them."""
 
+from gpukeras.autograd.tensor import Variable
 from gpukeras.metrics.base import Metric, add_in_place, as_tensor
 from gpukeras.metrics.counting import (
     NEGATIVE,
@@ -71,6 +72,8 @@ class _Counts(Metric):
 
 
 class _Count(_Counts):
+    accumulator: Variable
+
     def __init__(self, thresholds=None, name=None, dtype=None):
         parsed = checked_thresholds(type(self).__name__, thresholds, 0.5)
         super().__init__(parsed, are_even(parsed), name=name, dtype=dtype)

@@ -56,7 +56,7 @@ class Mean(Metric):
         array(2., dtype=float32)
     """
 
-    def __init__(self, name="mean", dtype=None):
+    def __init__(self, name: str | None = "mean", dtype=None):
         super().__init__(name=name, dtype=dtype)
         self.total = self.add_variable((), None, dtype=self.dtype, name="total")
         self.count = self.add_variable((), None, dtype=self.dtype, name="count")
@@ -118,7 +118,7 @@ class MeanMetricWrapper(Mean):
                 "config": self._fn.__name__,
                 "registered_name": registry.registered_name_of(self._fn) or "function",
             }
-            config.update(serialize(self._settings))
+            config.update({key: serialize(value) for key, value in self._settings.items()})
         return config
 
     @classmethod

@@ -1,6 +1,7 @@
 """Scaled dot-product attention, forward and backward, with the scores worked on in place."""
 
 import math
+from typing import Any
 
 from gpukeras.autograd.op import op
 from gpukeras.backend import blas, devices, dtypes
@@ -67,7 +68,7 @@ def dot_product_attention(
 
 
 def _check_shapes(query, key, value):
-    shapes = [tuple(getattr(x, "shape", ())) for x in (query, key, value)]
+    shapes: list[Any] = [tuple(getattr(x, "shape", ())) for x in (query, key, value)]
     q, k, v = shapes
     if not len(q) == len(k) == len(v) == 4:
         raise ValueError(
@@ -85,7 +86,7 @@ def _check_shapes(query, key, value):
 @op
 def _attention(query, key, value, bias=None, mask=None, /, scale=None, is_causal=False):
     dtype = dtypes.result_type(*(as_float(x).dtype for x in (query, key, value)))
-    wide = dtypes.as_dtype("float32") if dtype.itemsize < 4 else dtype
+    wide: Any = dtypes.as_dtype("float32") if dtype.itemsize < 4 else dtype
     batch, length, heads, dim = query.shape
     key_heads = key.shape[2]
     scale = dim**-0.5 if scale is None else scale
@@ -133,7 +134,7 @@ def _attention(query, key, value, bias=None, mask=None, /, scale=None, is_causal
 
 
 @op
-def projection(x, kernel, bias=None, /, axes=1):
+def projection(x, kernel: Any, bias: Any = None, /, axes=1):
     """Affine map from the last axes of x to the last axes of the kernel.
 
         y       = x · kernel + bias      sums over the last `axes` of x, the first of kernel
@@ -149,23 +150,27 @@ def projection(x, kernel, bias=None, /, axes=1):
         >>> projection(np.ones((2, 5, 3)), np.ones((3, 4, 6)), np.ones((4, 6))).shape
         (2, 5, 4, 6)
     """
-    x, kernel = promote(x, kernel)
+    a, matrix = promote(x, kernel)
     n, m = kernel.shape[:axes], kernel.shape[axes:]
     if x.shape[x.ndim - axes :] != n:
         raise ValueError(
             f"A projection with a kernel of shape {kernel.shape} takes inputs that end with the axes "
             f"{n}, but got shape {x.shape}."
         )
-    rows, matrix = x.reshape(-1, math.prod(n)), kernel.reshape(math.prod(n), math.prod(m))
+    rows, matrix = a.reshape(-1, math.prod(n)), matrix.reshape(math.prod(n), math.prod(m))
     y = blas.matmul(rows, matrix)
     if bias is not None:
         y += bias.reshape(-1)  # y is fresh: nobody else holds it yet
 
     def backward(dy, needs):
         drows = dy.reshape(-1, matrix.shape[1])
-        dx = blas.matmul(drows, matrix.T).reshape(x.shape) if needs.x else None
-        dkernel = blas.matmul(rows.T, drows).reshape(kernel.shape) if needs.kernel else None
-        dbias = drows.sum(axis=0).reshape(bias.shape) if needs.bias else None
+        dx = dkernel = dbias = None
+        if needs.x:
+            dx = unbroadcast(blas.matmul(drows, matrix.T).reshape(x.shape), x)
+        if needs.kernel:
+            dkernel = unbroadcast(blas.matmul(rows.T, drows).reshape(kernel.shape), kernel)
+        if needs.bias:
+            dbias = unbroadcast(drows.sum(axis=0).reshape(bias.shape), bias)
         return dx, dkernel, dbias
 
     return y.reshape(*x.shape[: x.ndim - axes], *m), backward

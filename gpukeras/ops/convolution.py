@@ -97,7 +97,7 @@ def _conv(who, inputs, kernel, bias, strides, padding, data_format, dilation_rat
     else:
         y = convolution.convolve(x, kernel, windows)
     if bias is not None:
-        y += bias  # y is fresh: nobody else holds it yet
+        convolution.add_bias(y, bias)  # in place: y is fresh, nobody else holds it yet
 
     def backward(dy, needs, needs_bias):
         dx = dkernel = dbias = None
@@ -114,7 +114,7 @@ def _conv(who, inputs, kernel, bias, strides, padding, data_format, dilation_rat
             else:
                 dkernel = convolution.convolve_kernel_gradient(x, dy, windows, groups)
         if needs_bias:
-            dbias = dy.reshape(-1, dy.shape[-1]).sum(axis=0)
+            dbias = convolution.bias_gradient(dy)
         return dx, dkernel, dbias
 
     return from_channels_last(y, is_first), backward

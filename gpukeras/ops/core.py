@@ -401,7 +401,7 @@ def custom_gradient(f):
         else:
             outputs = Tensor(convert_to_array(outputs))
         if current.tapes:
-            _record(args, outputs, _backward_by(gradient, args, outputs, f), lambda *flags: flags)
+            _record(args, outputs, _backward_by(gradient, args, outputs, f), tuple)
         return outputs
 
     return call

@@ -259,6 +259,15 @@ def linspace(start, stop, num=50, endpoint=True, retstep=False, dtype=None, axis
         kinds = [getattr(v, "dtype", type(v)) for v in (start, stop)]
         dtype = dtypes.result_type(*kinds, float)
     dtype = dtypes.as_dtype(dtype)
+    values, step = _spaced(start, stop, num, endpoint, axis)
+    if dtype.kind in "iu":
+        values = devices.array_module(values).floor(values)
+    values = Tensor(values.astype(dtype))
+    return (values, Tensor(step.astype(dtype))) if retstep else values
+
+
+def _spaced(start, stop, num, endpoint, axis):
+    """The numbers of `linspace` and their step, as float64 arrays."""
     first, last = (convert_to_array(v).astype(np.float64) for v in (start, stop))
     xp = devices.default_module()
     count = num - 1 if endpoint else num
@@ -267,9 +276,7 @@ def linspace(start, stop, num=50, endpoint=True, retstep=False, dtype=None, axis
     values = first + places * (step if count > 0 else 0.0)
     if endpoint and num > 1:
         values[-1] = last
-    values = xp.moveaxis(values, 0, axis)
-    values = Tensor((xp.floor(values) if dtype.kind in "iu" else values).astype(dtype))
-    return (values, Tensor(xp.asarray(step).astype(dtype))) if retstep else values
+    return xp.moveaxis(values, 0, axis), xp.asarray(step)
 
 
 def logspace(start, stop, num=50, endpoint=True, base=10, dtype=None, axis=0):
@@ -287,7 +294,7 @@ def logspace(start, stop, num=50, endpoint=True, base=10, dtype=None, axis=0):
     if dtype is None:
         kinds = [getattr(v, "dtype", type(v)) for v in (start, stop)]
         dtype = dtypes.result_type(*kinds, float)
-    exponents = linspace(start, stop, num, endpoint, dtype="float64", axis=axis).array
+    exponents, _ = _spaced(start, stop, num, endpoint, axis)
     return Tensor((float(base) ** exponents).astype(dtypes.as_dtype(dtype)))
 
 

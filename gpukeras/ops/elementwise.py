@@ -1,5 +1,7 @@
 """Arithmetic, powers, exponentials and rounding: ops that treat every element alike."""
 
+from typing import Any
+
 from gpukeras.autograd.op import op
 from gpukeras.backend import devices, dtypes
 
@@ -36,7 +38,7 @@ __all__ = [
 _results = {}  # two dtypes -> the dtype of their result
 
 
-def unbroadcast(dy, x):
+def unbroadcast(dy, x) -> Any:
     """Sum `dy` over the axes along which `x` was broadcast, so that it has the shape of `x` again.
 
     Also gives it the dtype of `x`, and None where x is a Python scalar, which has no gradient.
@@ -189,7 +191,7 @@ def subtract(x1, x2, /):
     def backward(dy, needs):
         return (
             unbroadcast(dy, x1) if needs.x1 else None,
-            -unbroadcast(dy, x2) if needs.x2 else None,
+            unbroadcast(-dy, x2) if needs.x2 else None,
         )
 
     return a - b, backward

@@ -3,6 +3,7 @@
 import builtins
 import math
 import operator
+from typing import Any
 
 import numpy as np
 
@@ -97,6 +98,8 @@ def _get_item(x, /, key):
         key = tuple([_index(k) for k in key]) if type(key) is tuple else _index(key)
         parts = key if type(key) is tuple else (key,)
         is_view = not any(devices.is_array(k) for k in parts)
+    places: Any = key  # of rows, where the index is one array of integers
+    names_rows = not is_view and type(key) is not tuple and places.dtype.kind in "iu"
     x = as_array(x)
     xp = devices.array_module(x)
     try:
@@ -105,9 +108,9 @@ def _get_item(x, /, key):
         raise IndexError(f"x[{_shown(key)}] of a Tensor of shape {x.shape}: {error}.") from error
 
     def backward(dy, needs):
-        if not is_view and type(key) is not tuple and key.dtype.kind in "iu":
-            rows = add_rows(x.shape[0], _from_zero(key, x.shape[0]).reshape(-1), _rows(dy, key.ndim))
-            return (rows,)
+        if names_rows:
+            flat = _from_zero(places, x.shape[0]).reshape(-1)
+            return (add_rows(x.shape[0], flat, _rows(dy, places.ndim)),)
         dx = xp.zeros_like(x)
         if is_view:
             dx[key] = dy

@@ -1,5 +1,7 @@
 """Matrix products and what is built from them."""
 
+from typing import Any
+
 import numpy as np
 
 from gpukeras.autograd.op import op
@@ -105,7 +107,7 @@ def _to_operand(d, operand, x):
     return unbroadcast(unbroadcast(d, operand).reshape(x.shape), x)
 
 
-def tensordot(x1, x2, axes=2):
+def tensordot(x1, x2, axes: Any = 2):
     """Sum of products over some axes of both.
 
     Args:

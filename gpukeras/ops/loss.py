@@ -1,5 +1,7 @@
 """Cross entropies of `keras.ops`, and the reduction of samplewise losses to one number."""
 
+from typing import Any
+
 import numpy as np
 
 from gpukeras.autograd.op import op
@@ -192,7 +194,8 @@ def binary_crossentropy(target, output, /, from_logits=False):
                 doutput = xp.where(p == x, (p - t) / (p * (1 - p)), 0)
             doutput = _as(doutput * dy, output)
         if needs.target:
-            dtarget = _as(-x * dy if from_logits else (log_not_p - log_p) * dy, target)
+            slope = -x if from_logits else xp.subtract(log_not_p, log_p)
+            dtarget = _as(slope * dy, target)
         return dtarget, doutput
 
     return xp.asarray(y, dtype), backward
@@ -218,17 +221,18 @@ def reduce_loss(values, sample_weight=None, mask=None, /, reduction="sum_over_ba
     dtype = v.dtype
     xp = devices.array_module(v)
     w = None if sample_weight is None else convert_to_array(sample_weight, dtype)
-    scale = None  # the mask as factors
+    scale: Any = None  # the mask as factors
     if mask is not None:
         mask = as_array(mask)
         scale = mask.astype(dtype)
         if reduction in ("mean", "sum_over_batch_size"):
             # fewer than one valid entry means none, and then all factors are 0 anyway
-            scale *= mask.size / xp.maximum(scale.sum(), 1)
-    product = weight = _times(scale, w, "mask", "sample_weight")
-    if weight is not None:
-        v, weight = same_rank(v, weight)
-    weighted = _times(v, weight, "losses", "sample_weight")
+            scale *= mask.size / xp.maximum(_sum(scale), 1)
+    product: Any = _times(scale, w, "mask", "sample_weight")
+    weight: Any = None
+    if product is not None:
+        v, weight = same_rank(v, product)
+    weighted: Any = _times(v, weight, "losses", "sample_weight")
 
     is_summed = reduction not in (None, "none") and weighted.shape not in ((), (0,))
     factor = 1
@@ -251,10 +255,9 @@ def reduce_loss(values, sample_weight=None, mask=None, /, reduction="sum_over_ba
             d = dy
         dvalues = dweight = None
         if needs.values:
-            dvalues = d if weight is None else unbroadcast(d * weight, v)
-            dvalues = dvalues.reshape(values.shape)
+            dvalues = d if weight is None else unbroadcast(d * weight, v).reshape(values.shape)
         if needs.sample_weight:
-            d = unbroadcast(d * v, weight)
+            d: Any = unbroadcast(d * v, weight)
             if is_summed and reduction == "mean_with_sample_weight":
                 d = d - dy * y * factor
             d = d.reshape(product.shape)

@@ -1,6 +1,7 @@
 """Normalization over batches, layers and groups."""
 
 import math
+from typing import Any
 
 from gpukeras.autograd.op import op
 from gpukeras.backend import devices, dtypes
@@ -188,7 +189,7 @@ def layer_normalization(x, gamma=None, beta=None, axis=-1, epsilon=None, rms_sca
 
 
 @op
-def _layer_normalization(x, gamma=None, beta=None, /, axis=-1, epsilon=1e-7, is_centred=True):
+def _layer_normalization(x, gamma: Any = None, beta: Any = None, /, axis=-1, epsilon=1e-7, is_centred=True):
     x = as_float(x)
     xp = devices.array_module(x)
     rows, restore = _rows_view(x, axis, "layer_normalization" if is_centred else "rms_normalization")
@@ -210,7 +211,7 @@ def _layer_normalization(x, gamma=None, beta=None, /, axis=-1, epsilon=1e-7, is_
 
 
 @op
-def _variance_scaling(x, gamma=None, /, axis=-1, epsilon=1e-7):
+def _variance_scaling(x, gamma: Any = None, /, axis=-1, epsilon=1e-7):
     """y = x · r · gamma with r = 1 / sqrt(variance of x + epsilon)."""
     x = as_float(x)
     xp = devices.array_module(x)
@@ -259,7 +260,7 @@ def rms_normalization(x, scale=None, axis=-1, epsilon=None):
 
 
 @op
-def group_normalization(x, gamma=None, beta=None, /, groups=32, axis=-1, epsilon=1e-3):
+def group_normalization(x, gamma: Any = None, beta: Any = None, /, groups=32, axis=-1, epsilon=1e-3):
     """Normalization of every example by the mean and variance of each group of its channels.
 
         y      = z · gamma + beta                        z = (x - mean) · r

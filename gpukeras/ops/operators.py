@@ -145,4 +145,5 @@ def _install(kind):
 
 _install(Tensor)
 _install(KerasTensor)
-Variable._snapshot = lambda self: core.copy(self)  # what Variable.value reads
+_snapshot = "_snapshot"  # what Variable.value reads
+setattr(Variable, _snapshot, _method(core.copy))

@@ -196,11 +196,12 @@ def _moments(x, /, axes, keepdims):
 
     def backward(dy, needs):
         dmean, dvariance = dy
-        dx = 0
-        if dvariance is not None:
+        if dvariance is None:
+            dx = _spread(dmean / count, x.shape, axes)
+        else:
             dx = _spread(dvariance * (2 / count), x.shape, axes) * centered
-        if dmean is not None:
-            dx = dx + _spread(dmean / count, x.shape, axes)
+            if dmean is not None:
+                dx += _spread(dmean / count, x.shape, axes)
         return (dx.astype(x.dtype) if dx.dtype != x.dtype else dx,)
 
     return (average_.astype(x.dtype), variance.astype(x.dtype)), backward

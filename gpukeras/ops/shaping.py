@@ -35,7 +35,7 @@ def _axis(axis, ndim, name):
     return axis % ndim
 
 
-def _sizes(shape):
+def _sizes(shape) -> tuple:
     """A shape given as a number or a sequence of numbers and Tensors, as a tuple of ints."""
     if isinstance(shape, Tensor):
         shape = shape.tolist()

@@ -17,22 +17,22 @@ __all__ = ["call_arguments", "deserialize", "serialize"]
 
 # Keras's private module of each op that crosses in both directions.
 _MODULES = {
-    "core": "cast scatter_update slice slice_update stop_gradient unstack",
-    "linalg": "cholesky det inv norm solve solve_triangular",
-    "math": "erf erfinv logsumexp rsqrt segment_max segment_sum top_k",
+    "core": "cast saturate_cast scatter_update slice slice_update stop_gradient unstack",
+    "linalg": "cholesky det inv norm solve",
+    "math": "erf erfc erfinv logsumexp rsqrt segment_max segment_min segment_prod segment_sum top_k",
     "nn": (
-        "average_pool celu conv conv_transpose depth_to_space depthwise_conv elu gelu glu "
+        "average_pool celu conv conv_transpose depthwise_conv elu gelu glu "
         "hard_shrink hard_sigmoid hard_silu hard_tanh leaky_relu log_sigmoid log_softmax max_pool "
         "normalize one_hot relu relu6 selu separable_conv sigmoid silu soft_shrink softmax "
-        "softplus softsign space_to_depth sparse_plus sparse_sigmoid sparsemax squareplus "
+        "softplus softsign sparse_plus sparse_sigmoid sparsemax squareplus "
         "tanh_shrink threshold"
     ),
     "numpy": (
         "abs absolute add all amax amin any append arccos arccosh arcsin arcsinh arctan arctan2 "
         "arctanh argmax argmin argsort average broadcast_to ceil clip concatenate copy cos cosh "
-        "cross cumprod cumsum diag diagonal diff divide divide_no_nan dot equal exp exp2 "
+        "cross cumprod cumsum diag diagonal diff divide divide_no_nan dot equal exp "
         "expand_dims expm1 flip floor floor_divide full_like get_item greater greater_equal hstack "
-        "hypot inner isclose isfinite isinf isnan less less_equal log log10 log1p log2 logaddexp "
+        "inner isclose isfinite isinf isnan less less_equal log log10 log1p log2 logaddexp "
         "logical_and logical_not logical_or logical_xor matmul max maximum mean median min minimum "
         "mod moveaxis multiply nan_to_num negative not_equal ones_like outer pad power prod ravel "
         "reciprocal repeat reshape roll round sign sin sinh sort split sqrt square squeeze stack "
@@ -134,7 +134,7 @@ def _name_of(operation):
 def _parts(node):
     """``(args, kwargs)`` of the call and the settings, as Keras divides them."""
     operation = node.operation
-    bound = inspect.signature(operation.function).bind(*node.args, **node.kwargs)
+    bound = _signature(operation.function).bind(*node.args, **node.kwargs)
     if isinstance(operation, _Recalled):
         settings = operation.settings
         names = bound.arguments.keys() - settings.keys()
@@ -158,7 +158,16 @@ def _parts(node):
     return (tuple(args), kwargs), settings
 
 
+def _signature(function):
+    """How the public form of an op is called: every argument by place or by name, a list for ``*xs``."""
+    signature = inspect.signature(function)
+    if not hasattr(function, "function"):
+        return signature
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return signature.replace(parameters=[p.replace(kind=kind) for p in signature.parameters.values()])
+
+
 def _names_of_arrays(function):
-    parameters = inspect.signature(function.function).parameters.values()
+    parameters = inspect.signature(function).parameters.values()
     kinds = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL
     return {parameter.name for parameter in parameters if parameter.kind in kinds}

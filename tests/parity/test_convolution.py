@@ -57,26 +57,25 @@ SHAPES = {1: (2, 9, 4), 2: (2, 8, 7, 4), 3: (2, 5, 6, 7, 4)}
 
 
 def cases():
+    """Everything over two axes; of the others, which differ in the number of axes only, a few."""
     for rank, (batch, *space, channels) in SHAPES.items():
         common = {"filters": 8, "kernel_size": (3, 2, 2)[:rank]}
-        few = 4 if rank == 3 else None  # three axes differ from two in nothing but their number
-        causal = [{"padding": "causal"}, {"padding": "causal", "strides": 2}] if rank == 1 else []
-        for name, table in (("Conv", CONV[:few] + causal), ("Conv{}Transpose", TRANSPOSED[:few])):
-            name = name.replace("{}", f"{rank}D") if "{}" in name else f"{name}{rank}D"
+        causal = [{"padding": "causal"}, {"padding": "causal", "strides": 2}]
+        tables = {
+            "Conv{}D": CONV if rank == 2 else CONV[:1] + causal if rank == 1 else CONV[1:2],
+            "Conv{}DTranspose": TRANSPOSED if rank == 2 else TRANSPOSED[1:3],
+            "SeparableConv{}D": DEPTHWISE if rank == 2 else DEPTHWISE[1:3] if rank == 1 else [],
+            "DepthwiseConv{}D": DEPTHWISE if rank == 2 else DEPTHWISE[1:3] if rank == 1 else [],
+        }
+        for name, table in tables.items():
             for i, settings in enumerate(table):
-                yield name, common | settings, (batch, *space, channels)
-                if i < 4:
+                settings = common | settings
+                if name.startswith("Depthwise"):
+                    del settings["filters"]
+                yield name.format(rank), settings, (batch, *space, channels)
+                if rank == 2 and i % 3 == 1:
                     settings = settings | {"data_format": "channels_first"}
-                    yield name, common | settings, (batch, channels, *space)
-        if rank < 3:
-            for i, settings in enumerate(DEPTHWISE):
-                data_format = "channels_first" if i % 2 else "channels_last"
-                is_first = data_format == "channels_first"
-                shape = (batch, channels, *space) if is_first else (batch, *space, channels)
-                settings = common | settings | {"data_format": data_format}
-                yield f"SeparableConv{rank}D", settings, shape
-                settings = {k: v for k, v in settings.items() if k != "filters"}
-                yield f"DepthwiseConv{rank}D", settings, shape
+                    yield name.format(rank), settings, (batch, channels, *space)
 
 
 @pytest.mark.parametrize(("name", "settings", "shape"), list(cases()))
