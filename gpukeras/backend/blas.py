@@ -8,11 +8,15 @@ __all__ = ["matmul"]
 def matmul(a, b, out=None):
     """Matrix product of the last two axes, broadcast over the others; transposed views cost no copy."""
     if type(a) is np.ndarray:
-        # np.dot is the cheapest way into BLAS, and takes transposed operands as they are.
-        if a.ndim == 2 and b.ndim == 2:
+        if a.dtype.kind == "V":  # bfloat16: NumPy has no product of its own for it
+            product = np.matmul(a.astype(np.float32), b.astype(np.float32)).astype(a.dtype)
+        elif a.ndim == 2 and b.ndim == 2:
+            # np.dot is the cheapest way into BLAS, and takes transposed operands as they are.
             return np.dot(a, b) if out is None else np.dot(a, b, out=out)
-        return np.matmul(a, b) if out is None else np.matmul(a, b, out=out)
-    product = a @ b
+        else:
+            return np.matmul(a, b) if out is None else np.matmul(a, b, out=out)
+    else:
+        product = a @ b
     if out is None:
         return product
     out[...] = product

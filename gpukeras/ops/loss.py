@@ -230,7 +230,9 @@ def reduce_loss(values, sample_weight=None, mask=None, /, reduction="sum_over_ba
             scale *= mask.size / xp.maximum(_sum(scale), 1)
     product: Any = _times(scale, w, "mask", "sample_weight")
     weight: Any = None
+    product_shape = ()
     if product is not None:
+        product_shape = product.shape
         v, weight = same_rank(v, product)
     weighted: Any = _times(v, weight, "losses", "sample_weight")
 
@@ -256,15 +258,15 @@ def reduce_loss(values, sample_weight=None, mask=None, /, reduction="sum_over_ba
         dvalues = dweight = None
         if needs.values:
             dvalues = d if weight is None else unbroadcast(d * weight, v).reshape(values.shape)
-        if needs.sample_weight:
-            d: Any = unbroadcast(d * v, weight)
+        if needs.sample_weight and sample_weight is not None:
+            dw: Any = unbroadcast(d * v, weight)
             if is_summed and reduction == "mean_with_sample_weight":
-                d = d - dy * y * factor
-            d = d.reshape(product.shape)
+                dw = dw - dy * y * factor
+            dw = dw.reshape(product_shape)
             if scale is not None:
                 factors, aligned = same_rank(scale, w)
-                d = unbroadcast(d * factors, aligned)
-            dweight = _as(d.reshape(sample_weight.shape), sample_weight)
+                dw = unbroadcast(dw * factors, aligned)
+            dweight = _as(dw.reshape(sample_weight.shape), sample_weight)
         return dvalues, dweight, None
 
     return xp.asarray(y, dtype), backward
@@ -305,7 +307,7 @@ def as_array(x):
     return x if hasattr(x, "shape") else convert_to_array(x)
 
 
-def _times(a, b, a_name, b_name):
+def _times(a, b, a_name, b_name) -> Any:
     if a is None or b is None:
         return b if a is None else a
     a, b = same_rank(a, b)

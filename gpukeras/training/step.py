@@ -1,6 +1,8 @@
 """One step: forward, backward, update. The only file that knows whether a step is captured."""
 
-from gpukeras.autograd.scope import commit, current, setting, transaction
+import numpy as np
+
+from gpukeras.autograd.scope import setting, transaction
 from gpukeras.autograd.symbolic import flatten
 from gpukeras.autograd.tape import Tape
 from gpukeras.backend import devices
@@ -10,14 +12,17 @@ __all__ = ["call", "test", "train", "undoable"]
 undoable = transaction
 
 
+def _quiet():
+    """NaN and infinity are values that metrics and TerminateOnNaN see; NumPy need not warn of them."""
+    return np.errstate(all="ignore")
+
+
 def call(model, x, training):
     """The model's outputs for x, in training or inference mode."""
     if x is None:
         raise ValueError(f"{type(model).__name__} {model.name!r} got no input data: x is None.")
-    if current.training != training:
-        with setting(training=training):
-            return model(x)
-    return model(x)
+    with _quiet(), setting(training=training):
+        return model(x)
 
 
 def train(model, x, y, sample_weight):
@@ -26,7 +31,7 @@ def train(model, x, y, sample_weight):
     All of it is one transaction: it happens whole or not at all. Returns what `test` returns.
     """
     optimizer = model.optimizer
-    with transaction():
+    with transaction(), _quiet():
         model._clear_losses()
         with Tape() as tape, setting(training=True):
             y_pred = model(x)
@@ -43,18 +48,17 @@ def train(model, x, y, sample_weight):
             )
         seed = devices.array_module(scaled.array).ones_like(scaled.array)
         gradients = tape.gradients([(scaled, seed)], variables)
-        commit()
-        optimizer.apply(gradients, variables)
+        optimizer.apply(gradients, variables)  # commits the transaction once everything is checked
     return logs
 
 
 def test(model, x, y, sample_weight):
     """Loss and metrics of a batch, in inference mode."""
     model._clear_losses()
-    with setting(training=False):
+    with _quiet(), setting(training=False):
         y_pred = model(x)
         loss = _loss_of(model, x, y, y_pred, sample_weight, False)
-    return _update_metrics(model, x, y, y_pred, sample_weight, loss)
+        return _update_metrics(model, x, y, y_pred, sample_weight, loss)
 
 
 def _loss_of(model, x, y, y_pred, sample_weight, training):

@@ -332,7 +332,7 @@ class Trainer:
         logs = self._logs_of(result)()
         if validation is not None and _is_due(epoch, validation_freq):
             results = self._evaluate(validation, callbacks)
-            logs.update({f"val_{name}": value for name, value in results.items()})
+            logs = _python_logs({**logs, **{f"val_{name}": value for name, value in results.items()}})
         callbacks.on_epoch_end(epoch, logs)
         return logs
 

@@ -287,3 +287,19 @@ def test_errors(rng):
     x, states, w, u, b = make("gru_after", rng)
     with pytest.raises(ValueError, match=r"gru expects a bias of shape \(6,\)"):
         recurrent.gru(x, *states, w, u, b, reset_after=False)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_nothing_is_read_on_the_host(cell, rng):
+    from tests import strict_device
+
+    strict_device.install()
+    function, _, settings = CELLS[cell]
+    x, states, w, u, b = make(cell, rng)
+    with devices.use_device("strict"):
+        arrays = [devices.to_device(a) for a in (x, *states, w, u, b, MASK, dropout_masks(cell, rng))]
+        with strict_device.forbid_host_reads():
+            outputs, backward = function.function(*arrays, **settings)
+            needs = type("Needs", (), {"__getattr__": lambda self, name: True})()
+            gradients = backward(tuple(outputs), needs)
+    assert [g is None for g in gradients] == [False] * (len(arrays) - 2) + [True, True]

@@ -1,7 +1,6 @@
 """Callbacks against Keras: the same scripted metrics, the same decisions, texts and warnings."""
 
 import csv
-import itertools
 import warnings
 
 import numpy as np
@@ -17,49 +16,53 @@ pytestmark = pytest.mark.oracle
 X = np.ones((4, 2), "float32")
 Y = np.ones((4, 1), "float32")
 LIBRARIES = (gpukeras, oracle_keras)
+BATCHES = 3
 
 
-def script_of(keras, values, name="val_loss"):
-    """A callback that puts one value after another into the epochs' logs."""
-
-    class Script(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            if values[epoch] is None:
-                logs.pop(name, None)
-            else:
-                logs[name] = values[epoch]
-
-    return Script()
-
-
-def run(keras, values, make, capsys, name="val_loss", metrics=(), learning_rate=0.5, fits=1):
-    """What a callback does while `values` pass by: history, texts, warnings, its own state, weights."""
+def make_model(keras, learning_rate=0.5, metrics=()):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile(keras.optimizers.SGD(learning_rate), "mse", metrics=[m(keras) for m in metrics])
-    kernel = np.zeros((2, 1), "float32")
-    model.set_weights([kernel, np.zeros(1, "float32")])
-    numbers = itertools.count(1)
+    if metrics:
+        model.train_on_batch(X, Y)  # metrics know their names and directions once they are built
+    return model
 
-    class Count(keras.callbacks.Callback):
-        """Weights that say which epoch they are from."""
 
-        def on_epoch_end(self, epoch, logs=None):
-            model.set_weights([kernel + next(numbers), np.zeros(1, "float32")])
+def train(model, callback, values, name):
+    """The events of `fit`, with scripted logs and with weights that say after which batch they are."""
+    model.stop_training = False
+    epochs, rates = [], []
+    logs = {}
+    callback.on_train_begin()
+    for epoch, value in enumerate(values):
+        callback.on_epoch_begin(epoch)
+        for batch in range(BATCHES):
+            callback.on_train_batch_begin(batch)
+            model.set_weights([np.full((2, 1), epoch * BATCHES + batch, "float32"), np.zeros(1)])
+            logs = {"loss": 10.0 * epoch + batch}
+            callback.on_train_batch_end(batch, logs)
+        if value is not None:
+            logs[name] = value
+        callback.on_epoch_end(epoch, logs)
+        epochs.append(epoch)
+        rates.append(logs.get("learning_rate"))
+        if model.stop_training:
+            break
+    callback.on_train_end(logs)
+    return epochs, rates
 
+
+def run(keras, values, make, capsys, name="val_loss", metrics=(), fits=1):
+    """What a callback does while `values` pass by: epochs, texts, warnings, its own state, weights."""
+    model = make_model(keras, metrics=metrics)
     callback = make(keras)
+    callback.set_params({"epochs": len(values), "steps": BATCHES, "verbose": 0})
+    callback.set_model(model)
     capsys.readouterr()
-    seen = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        for _ in range(fits):
-            callbacks = [script_of(keras, values, name), Count(), callback]
-            history = model.fit(X, Y, epochs=len(values), callbacks=callbacks, verbose=0)
-            seen.append((history.epoch, history.history.get("learning_rate")))
-    state = {
-        key: value
-        for key, value in vars(callback).items()
-        if key in ("wait", "best", "best_epoch", "stopped_epoch", "cooldown_counter", "patience")
-    }
+        seen = [train(model, callback, values, name) for _ in range(fits)]
+    kept = ("wait", "best", "best_epoch", "stopped_epoch", "cooldown_counter")
+    state = {key: value for key, value in vars(callback).items() if key in kept}
     texts = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
     rate = float(np.asarray(model.optimizer.learning_rate))
     return seen, capsys.readouterr().out, texts, state, model.get_weights()[0].tolist(), rate
@@ -175,22 +178,19 @@ def test_scheduler(schedule, capsys):
     assert "\nEpoch 6: LearningRateScheduler setting learning rate to" in out
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # NumPy's, of inf
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), 1.0])
 @pytest.mark.parametrize("raise_error", [False, True])
 def test_terminate_on_nan(loss, raise_error, capsys):
     outcomes = []
     for keras in LIBRARIES:
-
-        class Model(keras.Sequential):
-            def train_step(self, data, loss=loss):
-                return {"loss": loss}
-
-        model = Model([keras.layers.Dense(1)])
+        model = keras.Sequential([keras.layers.Dense(1)])
         model.compile("sgd", "mse")
+        targets = np.array([[0], [0], [loss], [0]], "float32")
         callback = keras.callbacks.TerminateOnNaN(raise_error=raise_error)
         capsys.readouterr()
         try:
-            history = model.fit(X, Y, batch_size=2, epochs=2, callbacks=[callback], verbose=0)
+            history = model.fit(X, targets, batch_size=2, epochs=2, callbacks=[callback], shuffle=False, verbose=0)
             end = history.epoch
         except RuntimeError as error:
             end = str(error)
@@ -198,7 +198,7 @@ def test_terminate_on_nan(loss, raise_error, capsys):
     assert outcomes[0] == outcomes[1]
 
 
-def checkpoint_files(keras, folder, values, capsys, logs_name="val_loss", steps=1, **settings):
+def checkpoint_files(keras, folder, values, capsys, **settings):
     """The files that a checkpoint leaves, what it says, and the weights in each file."""
     folder.mkdir()
 
@@ -207,7 +207,7 @@ def checkpoint_files(keras, folder, values, capsys, logs_name="val_loss", steps=
         return keras.callbacks.ModelCheckpoint(folder / path, verbose=1, **settings)
 
     settings = dict(settings)
-    _, out, texts, state, *_ = run(keras, values, make, capsys, name=logs_name)
+    _, out, texts, state, *_ = run(keras, values, make, capsys)
     kernels = {}
     for file in folder.rglob("*.*"):
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
@@ -310,25 +310,29 @@ def test_csv_logger_with_lists(tmp_path):
     assert texts[0] == texts[1]
 
 
+def hooks_that_append(keras, events):
+    """Functions for all events of a callback."""
+
+    def hook(name):
+        if name.endswith(("train_begin", "train_end", "test_begin", "test_end", "predict_begin", "predict_end")):
+            return lambda logs=None: events.append((name,))
+        return lambda number, logs=None: events.append((name, number))
+
+    return {name: hook(name) for name in dir(keras.callbacks.Callback) if name.startswith("on_")}
+
+
 def test_lambda_callback_events():
     """All events, in the same order, with the same batches and epochs."""
     outcomes = []
     for keras in LIBRARIES:
         events = []
-        hooks = {}
-        for name in dir(keras.callbacks.Callback):
-            if not name.startswith("on_"):
-                continue
-            if name.endswith(("train_begin", "train_end", "test_begin", "test_end", "predict_begin", "predict_end")):
-                hooks[name] = lambda logs=None, name=name: events.append(name)
-            else:
-                hooks[name] = lambda number, logs=None, name=name: events.append((name, number))
+        callback = keras.callbacks.LambdaCallback(**hooks_that_append(keras, events))
         model = keras.Sequential([keras.layers.Dense(1)])
         model.compile("sgd", "mse")
-        callback = keras.callbacks.LambdaCallback(**hooks)
         model.fit(X, Y, batch_size=2, epochs=2, validation_data=(X, Y), callbacks=[callback], verbose=0)
         model.evaluate(X, Y, callbacks=[callback], verbose=0)
         model.predict(X, callbacks=[callback], verbose=0)
         outcomes.append(events)
     assert outcomes[0] == outcomes[1]
-    assert len({event if isinstance(event, str) else event[0] for event in outcomes[0]}) == 14
+    # on_batch_begin and on_batch_end are called by the hooks that were replaced.
+    assert len({name for name, *_ in outcomes[0]}) == 14
