@@ -6,6 +6,8 @@ Each part is imported when it is first used, so that importing the package costs
 import importlib
 from typing import TYPE_CHECKING
 
+from gpukeras import registry
+
 if TYPE_CHECKING:
     from gpukeras import (
         activations,
@@ -109,6 +111,15 @@ def __getattr__(name):
         value = importlib.import_module(f"gpukeras.{name}")
     globals()[name] = value
     return value
+
+
+def _import_all():
+    for name in ("activations", "constraints", "initializers", "models", "random", "regularizers"):
+        importlib.import_module(f"gpukeras.{name}")
+
+
+# A saved model may name classes of modules that nobody has imported yet.
+registry.fill_from(_import_all)
 
 
 def __dir__():

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from typing import Any
 
 import numpy as np
 
@@ -20,10 +21,13 @@ class Configurable:
     A class names its exceptions in two attributes:
         _not_in_config: arguments that Keras never saves.
         _in_config_if_set: arguments that Keras saves only when they are not None.
+
+    A third, `_keras_name`, is the name in files of a class that Keras exports under another than its own.
     """
 
-    _not_in_config = ()
-    _in_config_if_set = ()
+    _constructor_call: tuple[tuple, dict]
+    _not_in_config: tuple[str, ...] = ()
+    _in_config_if_set: tuple[str, ...] = ()
 
     def __new__(cls, *args, **kwargs):
         instance = super().__new__(cls)
@@ -101,7 +105,7 @@ def _collect(cls, attribute):
     return frozenset(name for base in cls.__mro__ for name in vars(base).get(attribute, ()))
 
 
-def serialize(value):
+def serialize(value) -> Any:
     """The JSON form of a value, as Keras writes it.
 
     Numbers, strings, lists and dictionaries stay; objects become
@@ -146,7 +150,7 @@ def _serialize_object(value):
     is_exported = kind is not None and not module.startswith("keras.src")
     config = {
         "module": None if module == "__main__" else module,
-        "class_name": cls.__name__,
+        "class_name": vars(cls).get("_keras_name", cls.__name__),
         "config": serialize(value.get_config()),
         "registered_name": None
         if is_exported

@@ -11,12 +11,14 @@ import difflib
 import inspect
 import re
 import threading
+from typing import Any
 from collections import Counter
 
 __all__ = [
     "KERAS_MODULES",
     "custom_object_scope",
     "custom_objects",
+    "fill_from",
     "find",
     "kind_of",
     "note_read",
@@ -55,6 +57,7 @@ _canonical = {kind: {} for kind in KERAS_MODULES}  # kind -> own name -> object
 _kinds = {}  # object -> kind
 _custom = {}  # "package>name" -> object, from register_custom
 _custom_names = {}  # object -> "package>name"
+_fillers = []  # modules are imported when first used, so a table may lack names that a file means
 _scopes = threading.local()
 
 
@@ -90,8 +93,19 @@ def register_custom(target, package, name):
     return target
 
 
+def fill_from(filler):
+    """Have `filler` called when a name is missing for the first time: it imports what registers the rest."""
+    _fillers.append(filler)
+
+
+def _fill():
+    while _fillers:
+        _fillers.pop()()
+
+
 def registered(kind):
     """Every own name of a kind with its object, sorted by name."""
+    _fill()
     return dict(sorted(_canonical[kind].items()))
 
 
@@ -124,7 +138,7 @@ def custom_object_scope(objects):
         _scopes.stack = stack
 
 
-def find(name, kinds=None, registered_name=None):
+def find(name, kinds=None, registered_name=None) -> Any:
     """The object that `name` means: a custom one first, then one of `kinds` (all of them if None).
 
     Returns None where nothing has that name.
@@ -133,10 +147,13 @@ def find(name, kinds=None, registered_name=None):
     for key in (registered_name, name):
         if key in custom:
             return custom[key]
-    for kind in kinds or KERAS_MODULES:
-        if name in _tables[kind]:
-            return _tables[kind][name]
-    return None
+    while True:
+        for kind in kinds or KERAS_MODULES:
+            if name in _tables[kind]:
+                return _tables[kind][name]
+        if not _fillers:
+            return None
+        _fill()
 
 
 def suggest(name, candidates):
@@ -148,7 +165,7 @@ def suggest(name, candidates):
     return f"Known names: {', '.join(candidates)}."
 
 
-def resolve(kind, identifier):
+def resolve(kind, identifier) -> Any:
     """Turn what a user wrote into an object of a kind.
 
     Args:
@@ -211,8 +228,8 @@ def _from_dictionary(kind, config):
 
 
 class _Sharing(threading.local):
-    written = None  # id -> (object, number), while one model is written
-    read = None  # shared_object_id -> object, while one model is read
+    written: dict | None = None  # id -> (object, number), while one model is written
+    read: dict | None = None  # shared_object_id -> object, while one model is read
 
 
 _sharing = _Sharing()

@@ -1,6 +1,5 @@
 """What holds for the call that is running in this thread: recording tapes, training flag, casts, undo log."""
 
-import contextlib
 import threading
 
 __all__ = ["commit", "current", "setting", "transaction"]
@@ -14,51 +13,79 @@ class _Scope(threading.local):
     layer = None  # the outermost layer being called
     undo = None  # list of (array, copy of its values) while a transaction runs
     is_committed = False  # the transaction may only run to its end now
-    interrupt = None  # exception that waits for the end of the transaction
+    interrupts = 0  # how often Ctrl-C was pressed and waits for the end of something
 
 
 current = _Scope()
 
 
-@contextlib.contextmanager
-def setting(**values):
+# Both are classes, not generators: in these methods an interrupt waits (see training/interrupts.py), so that it
+# never leaves a scope half entered.
+
+
+class setting:
     """Set fields of `current` for the length of a `with` block."""
-    fields = vars(current)
-    before = {name: getattr(current, name) for name in values}
-    fields.update(values)
-    try:
-        yield current
-    finally:
-        fields.update(before)
+
+    __slots__ = ("before", "values")
+
+    def __init__(self, **values):
+        self.values = values
+
+    def __enter__(self):
+        self.before = {name: getattr(current, name) for name in self.values}
+        vars(current).update(self.values)
+        return current
+
+    def __exit__(self, kind, error, traceback):
+        vars(current).update(self.before)
+        if current.interrupts and current.undo is None:
+            raise_waiting(error)
 
 
-@contextlib.contextmanager
-def transaction():
-    """All or nothing: variables assigned within the block get their values back if it fails.
+class transaction:
+    """All or nothing: variables assigned within the `with` block get their values back if it fails.
 
     A training step is one. An interrupt or an error in its middle leaves batch-norm statistics, random
     counters and metric sums as they were before the step. From `commit` on (the optimizer writes the
     weights) the step runs to its end, and an interrupt waits until then.
     """
-    if current.undo is not None:  # part of the surrounding transaction
-        yield
-        return
-    current.undo = log = []
-    try:
-        yield
-    except BaseException:
-        if not current.is_committed or current.interrupt == "raised":
-            for array, values in reversed(log):
-                array[...] = values
-        raise
-    finally:
-        waiting, current.interrupt = current.interrupt, None
+
+    __slots__ = ("before", "log")
+
+    def __enter__(self):
+        self.log = None  # part of the surrounding transaction, unless there is none
+        if current.undo is None:
+            self.before = vars(current).copy()
+            self.log = current.undo = []
+
+    def __exit__(self, kind, error, traceback):
+        if self.log is None:
+            return
+        if kind is not None:
+            if not current.is_committed:
+                for array, values in reversed(self.log):
+                    array[...] = values
+            self._leave_scopes()
         current.undo, current.is_committed = None, False
-    if isinstance(waiting, BaseException):
-        raise waiting
+        if current.interrupts:
+            raise_waiting(error)
+
+    def _leave_scopes(self):
+        """Put back what a scope may have left behind that was interrupted while it was entered."""
+        fields = vars(current)
+        for name in fields.keys() - self.before.keys() - {"interrupts"}:
+            del fields[name]
+        self.before.pop("interrupts", None)
+        fields.update(self.before)
 
 
 def commit():
     """From here on the running transaction will not be undone."""
     if current.undo is not None:
         current.is_committed = True
+
+
+def raise_waiting(error=None):
+    """Raise the KeyboardInterrupt that had to wait; `error` is what else is on its way."""
+    current.interrupts = 0
+    raise KeyboardInterrupt from error

@@ -4,6 +4,8 @@ The shape an op gives is found by running the op's own body on two small dummy s
 unknown axis: axes that come out different are unknown.
 """
 
+from typing import Any
+
 import numpy as np
 
 from gpukeras import registry
@@ -27,7 +29,7 @@ __all__ = [
 # must be larger than the windows that slide over them.
 _FILLINGS = ((2, 83), (3, 89))
 
-_name_counts = {}
+_name_counts: dict[str, int] = {}
 
 
 def auto_name(prefix):
@@ -50,7 +52,13 @@ class KerasTensor:
     Args:
         shape: Sizes of the axes; None where unknown.
         dtype: Name of the dtype.
+        sparse, ragged: Not supported.
+        record_history: Kept for programs written for Keras.
         name: A name for messages.
+
+    Example:
+        >>> (KerasTensor((None, 3), name="x") * 2.0).shape
+        (None, 3)
     """
 
     __array_priority__ = 1000
@@ -76,8 +84,8 @@ class KerasTensor:
         self.name = name or auto_name("keras_tensor")
         self.record_history = record_history
         self.sparse = self.ragged = False
-        self._keras_history = None
-        self._keras_mask = None
+        self._keras_history: Any = None
+        self._keras_mask: Any = None
 
     @property
     def ndim(self):
@@ -179,7 +187,7 @@ def any_symbolic(args, kwargs):
     return any(isinstance(leaf, KerasTensor) for leaf in flatten((args, kwargs)))
 
 
-def flatten(structure):
+def flatten(structure) -> list[Any]:
     """The leaves of nested lists, tuples and dictionaries, in order (dictionaries by sorted key)."""
     if isinstance(structure, (list, tuple)):
         return [leaf for item in structure for leaf in flatten(item)]
@@ -188,7 +196,7 @@ def flatten(structure):
     return [structure]
 
 
-def map_structure(function, structure):
+def map_structure(function, structure) -> Any:
     """The same nesting with `function` applied to every leaf."""
     if isinstance(structure, dict):
         made = {key: map_structure(function, structure[key]) for key in _sorted_keys(structure)}
@@ -262,4 +270,4 @@ def resolve_operation(name):
     return operations.get(registry.snake_case(name))
 
 
-operations = {}  # op name -> public op; filled by the @op decorator
+operations: dict[str, Any] = {}  # op name -> public op; filled by the @op decorator

@@ -4,6 +4,8 @@ Operators, indexing and NumPy's functions are put on Tensor by `gpukeras.ops`, w
 """
 
 import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from gpukeras.backend import devices, dtypes
 
 __all__ = ["Tensor", "Variable", "convert_to_array", "is_numpy_protocol_missing", "numpy_functions"]
 
-numpy_functions = {}  # NumPy function or ufunc -> op; filled by gpukeras.ops.numpy_protocol
+numpy_functions: dict[Any, Any] = {}  # NumPy function or ufunc -> op; filled by gpukeras.ops.numpy_protocol
 
 
 class Tensor:
@@ -22,13 +24,42 @@ class Tensor:
     where it is not there already. A Tensor's values never change.
 
     Example:
-        >>> x = convert_to_tensor([[1.0, 2.0]])
+        >>> x = keras.ops.convert_to_tensor([[1.0, 2.0]])
         >>> (x * 2).numpy()
         array([[2., 4.]], dtype=float32)
     """
 
     __slots__ = ("__weakref__", "_keras_mask", "array")
     __array_priority__ = 1000
+
+    if TYPE_CHECKING:  # put on the class by gpukeras.ops.operators
+        T: Any
+        _keras_mask: Any
+        _snapshot: Callable[[], "Tensor"]
+        reshape: Callable[..., "Tensor"]
+        transpose: Callable[..., "Tensor"]
+
+        def __getitem__(self, index: Any) -> "Tensor": ...
+        def __add__(self, other: Any) -> "Tensor": ...
+        def __radd__(self, other: Any) -> "Tensor": ...
+        def __sub__(self, other: Any) -> "Tensor": ...
+        def __rsub__(self, other: Any) -> "Tensor": ...
+        def __mul__(self, other: Any) -> "Tensor": ...
+        def __rmul__(self, other: Any) -> "Tensor": ...
+        def __truediv__(self, other: Any) -> "Tensor": ...
+        def __rtruediv__(self, other: Any) -> "Tensor": ...
+        def __floordiv__(self, other: Any) -> "Tensor": ...
+        def __mod__(self, other: Any) -> "Tensor": ...
+        def __pow__(self, other: Any) -> "Tensor": ...
+        def __rpow__(self, other: Any) -> "Tensor": ...
+        def __matmul__(self, other: Any) -> "Tensor": ...
+        def __rmatmul__(self, other: Any) -> "Tensor": ...
+        def __neg__(self) -> "Tensor": ...
+        def __abs__(self) -> "Tensor": ...
+        def __lt__(self, other: Any) -> "Tensor": ...
+        def __le__(self, other: Any) -> "Tensor": ...
+        def __gt__(self, other: Any) -> "Tensor": ...
+        def __ge__(self, other: Any) -> "Tensor": ...
 
     def __init__(self, array):
         self.array = array
@@ -219,9 +250,10 @@ class Variable(Tensor):
         self.aggregation = aggregation
         self.name = name or "variable"
         self.path = self.name
-        self.regularizer = None
-        self.constraint = None
+        self.regularizer: Any = None
+        self.constraint: Any = None
         self.overwrite_with_gradient = False
+        self._starts_trainable = trainable
 
     @property
     def dtype(self):

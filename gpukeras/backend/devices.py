@@ -28,7 +28,7 @@ __all__ = [
 _modules = {"numpy": np}  # device name -> array module
 _module_of_type = {np.ndarray: np}  # array type -> array module
 _to_numpy_of_type = {}  # array type of another device -> function to NumPy
-_default = None  # device name, None until first use
+_default: str | None = None  # device name, None until first use
 
 _INSTALL = "pip install 'gpukeras[cuda12]' (or 'gpukeras[cuda13]' for a CUDA 13 driver)"
 
@@ -65,7 +65,7 @@ def default_device():
     """Name of the device that new arrays are made on: ``"numpy"`` or ``"cupy"``."""
     if _default is None:
         set_default_device(os.environ.get("GPUKERAS_BACKEND", "auto"))
-    return _default
+    return str(_default)
 
 
 def set_default_device(name):
@@ -110,7 +110,7 @@ def use_device(name):
 
 def default_module():
     """The array module of the default device: `numpy` or `cupy`."""
-    return _modules[_default or default_device()]
+    return _modules[default_device() if _default is None else _default]
 
 
 def array_module(array):

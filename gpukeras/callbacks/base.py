@@ -1,5 +1,7 @@
 """`Callback`, and the list of callbacks that a loop talks to."""
 
+from typing import Any
+
 from gpukeras.autograd.symbolic import flatten
 
 __all__ = ["Callback", "CallbackList"]
@@ -21,8 +23,8 @@ class Callback:
     """
 
     def __init__(self):
-        self.params = None
-        self._model = None
+        self.params: Any = None
+        self._model: Any = None
 
     @property
     def model(self):
@@ -107,7 +109,7 @@ class CallbackList:
         0 {'loss': 0.5}
     """
 
-    def __init__(self, callbacks=None, add_history=False, add_progbar=False, model=None, **params):
+    def __init__(self, callbacks=None, add_history=False, add_progbar=False, model: Any = None, **params):
         from gpukeras.callbacks.history import History
         from gpukeras.callbacks.logs import ProgbarLogger
 

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from typing import Any
 
 from gpukeras.callbacks.base import Callback
 
@@ -162,7 +163,7 @@ class ProgbarLogger(Callback):
 
     def __init__(self):
         super().__init__()
-        self.progbar = None
+        self.progbar: Any = None
         self.target = None
         self.verbose = 1
         self.epochs = 1
@@ -184,7 +185,7 @@ class ProgbarLogger(Callback):
     def _advance(self, batch, logs):
         self.seen = batch + 1
         if self.verbose == 1 and self.progbar.is_due:
-            read = logs() if callable(logs) else logs
+            read: Any = logs() if callable(logs) else logs
             self.progbar.update(self.seen, list((read or {}).items()), finalize=False)
         elif self.seen == 1:
             self.progbar._seconds_per_step(1, time.time())

@@ -1,6 +1,7 @@
 """The `@kernel` decorator: a reference in plain array code, with faster forms for one kind of array under it."""
 
 import functools
+from typing import Any
 
 from gpukeras.backend import devices
 
@@ -28,11 +29,11 @@ class Kernel:
     def __init__(self, reference):
         functools.update_wrapper(self, reference)
         self.reference = reference
-        self.forms = {}  # device name -> function
-        self.sample_function = None
+        self.forms: dict[str, Any] = {}  # device name -> function
+        self.sample_function: Any = None
 
     def __call__(self, first, *args, **kwargs):
-        form = self.forms.get(devices.array_module(first).__name__, self.reference)
+        form: Any = self.forms.get(devices.array_module(first).__name__, self.reference)
         return form(first, *args, **kwargs)
 
     def cpu(self, form):

@@ -98,7 +98,7 @@ def check_inputs(specs, inputs, layer):
         pairs = zip(specs, leaves, strict=True)
     for spec, x in pairs:
         problem = spec.problem_with(x) if spec is not None else None
-        if problem is not None:
+        if spec is not None and problem is not None:
             name = f" for input {spec.name!r}" if spec.name else ""
             got = "nothing" if x is None else f"shape {tuple(x.shape)}"
             raise ValueError(

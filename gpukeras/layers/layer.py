@@ -3,6 +3,7 @@
 import functools
 import inspect
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -13,8 +14,9 @@ from gpukeras.autograd.symbolic import KerasTensor, Node, any_symbolic, flatten,
 from gpukeras.autograd.tensor import Tensor, Variable, convert_to_array
 from gpukeras.backend import devices, dtypes
 from gpukeras.configurable import Configurable
-from gpukeras.layers import name_scope, tracking
-from gpukeras.layers.call_arguments import CallArguments, shapes_for, signature_of
+from gpukeras.layers import _name_scope as name_scope
+from gpukeras.layers import _tracking as tracking
+from gpukeras.layers._call_arguments import CallArguments, shapes_for, signature_of
 from gpukeras.layers.input_spec import check_inputs
 from gpukeras.registry import snake_case
 
@@ -45,6 +47,15 @@ class Layer(Configurable):
         >>> Scale()(np.ones((2, 3), "float32")).shape
         (2, 3)
     """
+
+    name: str
+    input_spec: Any
+    dtype_policy: dtypes.DTypePolicy
+    _tracker: tracking.Tracker
+    _losses: list[Tensor]
+    _inbound_nodes: list[Node]
+    _accepted: Any
+    _build_shapes: Any
 
     _tracking_category = "layer"
     _not_in_config = ("autocast", "kwargs")
@@ -644,9 +655,9 @@ class Layer(Configurable):
             and not kwargs.keys() - {"training", "mask"}
             and kwargs.get("training", current.training) == current.training
         )
-        x = args[0] if args else None
+        x: Any = args[0] if args else None
         # Past __setattr__: this is no state, and it is set on every call of a new shape.
-        vars(self)["_accepted"] = (
+        self.__dict__["_accepted"] = (
             (x.array.shape, x.array.dtype, current.training, current.autocast) if is_plain else None
         )
 
@@ -714,7 +725,7 @@ class Layer(Configurable):
         return state
 
     def __setstate__(self, state):
-        vars(self).update(state)
+        self.__dict__.update(state)
 
 
 _UNTRACKED = frozenset({bool, int, float, str, type(None), Tensor})
@@ -749,7 +760,7 @@ def _depth_of_subclass_init(layer):
 
 
 def _starts_trainable(variable):
-    return getattr(variable, "_starts_trainable", variable.trainable)
+    return variable._starts_trainable
 
 
 def _mask_of(x):

@@ -1,5 +1,7 @@
 """Layers that make one tensor of several."""
 
+from typing import Any
+
 from gpukeras import ops
 from gpukeras.autograd.symbolic import KerasTensor
 from gpukeras.layers.layer import Layer
@@ -51,7 +53,7 @@ class _Merge(Layer):
     def compute_output_shape(self, input_shape):
         """The shapes broadcast against each other."""
         rank = max(len(shape) for shape in input_shape)
-        result = [None] * rank if any(None in shape for shape in input_shape) else [1] * rank
+        result: list[Any] = [None] * rank
         shapes = [(shape[0], *([1] * (rank - len(shape))), *shape[1:]) for shape in input_shape]
         for axis in range(rank):
             sizes = {shape[axis] for shape in shapes} - {1}

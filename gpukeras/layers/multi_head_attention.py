@@ -94,26 +94,6 @@ class _ProjectedAttention(Layer):
         layer.build(input_shape)
         return layer
 
-    @property
-    def query_dense(self):
-        """The projection of the queries."""
-        return self._query_dense
-
-    @property
-    def key_dense(self):
-        """The projection of the keys."""
-        return self._key_dense
-
-    @property
-    def value_dense(self):
-        """The projection of the values."""
-        return self._value_dense
-
-    @property
-    def output_dense(self):
-        """The projection of all heads' outputs."""
-        return self._output_dense
-
     def call(
         self,
         query,
@@ -310,6 +290,27 @@ class MultiHeadAttention(_ProjectedAttention):
             return self._output_sizes
         return super()._constructor_argument(name, default)
 
+    # Public here and not in GroupedQueryAttention, as in Keras: files name sublayers by their first public attribute.
+    @property
+    def query_dense(self):
+        """The projection of the queries."""
+        return self._query_dense
+
+    @property
+    def key_dense(self):
+        """The projection of the keys."""
+        return self._key_dense
+
+    @property
+    def value_dense(self):
+        """The projection of the values."""
+        return self._value_dense
+
+    @property
+    def output_dense(self):
+        """The projection of all heads' outputs."""
+        return self._output_dense
+
     def build(self, query_shape, value_shape, key_shape=None):
         """Make the projections."""
         key_shape = value_shape if key_shape is None else key_shape
@@ -425,6 +426,8 @@ class GroupedQueryAttention(_ProjectedAttention):
         >>> layer(x, x).shape
         (2, 5, 8)
     """
+
+    _keras_name = "GroupQueryAttention"
 
     def __init__(
         self,

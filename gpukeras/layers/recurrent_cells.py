@@ -1,5 +1,7 @@
 """One time step of the recurrent layers: the weights, the dropout masks and the formulas."""
 
+from typing import Any
+
 from gpukeras import activations, constraints, initializers, ops, random, regularizers
 from gpukeras.layers.layer import Layer
 from gpukeras.ops import recurrent
@@ -15,6 +17,8 @@ class _Cell(Layer):
     """
 
     _gates = 1
+    _own_call: Any  # the class's own call(), which the op stands for
+    _run: Any  # the op over a whole sequence
 
     def __init__(
         self,
@@ -83,7 +87,7 @@ class _Cell(Layer):
             constraint=self.recurrent_constraint,
             name="recurrent_kernel",
         )
-        self.bias = None
+        self.bias: Any = None
         if self.use_bias:
             self.bias = self.add_weight(
                 shape=self._bias_shape(),

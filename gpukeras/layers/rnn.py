@@ -3,7 +3,7 @@
 from gpukeras import ops
 from gpukeras.autograd.symbolic import flatten, map_structure
 from gpukeras.autograd.tensor import Variable
-from gpukeras.layers import name_scope
+from gpukeras.layers import _name_scope as name_scope
 from gpukeras.layers.layer import Layer
 from gpukeras.registry import register, resolve
 

@@ -1,5 +1,7 @@
 """Layers around another layer: `TimeDistributed` for every step of a sequence, `Bidirectional` for both directions."""
 
+from typing import Any
+
 from gpukeras import ops
 from gpukeras.configurable import serialize
 from gpukeras.layers.layer import Layer
@@ -80,7 +82,7 @@ class TimeDistributed(Wrapper):
         """Build the wrapped layer for one step."""
         super().build(self._step_shape(input_shape))
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs, training=None, mask: Any = None):
         """Apply the layer to every step."""
         batch, time = inputs.shape[:2]
         if mask is not None and tuple(mask.shape[:2]) != (batch, time):
@@ -90,15 +92,16 @@ class TimeDistributed(Wrapper):
             )
         signature = self.layer._signature
         settings = {"training": training} if signature.has_training else {}
-        takes_mask = signature.has_mask and mask is not None
+        if not signature.has_mask:
+            mask = None
         if _ignores_its_batch(self.layer, training):
-            if takes_mask:
+            if mask is not None:
                 settings["mask"] = ops.reshape(mask, (batch * time, *mask.shape[2:]))
             y = self.layer.call(ops.reshape(inputs, (batch * time, *inputs.shape[2:])), **settings)
             return ops.reshape(y, (batch, time, *y.shape[1:]))
         outputs = []
         for t in range(time):
-            if takes_mask:
+            if mask is not None:
                 settings["mask"] = mask[:, t]
             outputs.append(self.layer.call(inputs[:, t], **settings))
         return ops.stack(outputs, axis=1)

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import warnings
+from typing import Any
 
 from gpukeras import registry
 from gpukeras.autograd.scope import current, setting
@@ -12,7 +13,7 @@ from gpukeras.backend import dtypes
 from gpukeras.layers.input_layer import Input, InputLayer
 from gpukeras.layers.input_spec import InputSpec
 from gpukeras.layers.layer import Layer
-from gpukeras.models.graph import Graph, clone
+from gpukeras.models._graph import Graph, clone
 from gpukeras.models.model import Model
 from gpukeras.saving import serialize
 
@@ -31,6 +32,13 @@ class Functional(Model):
         >>> keras.Model(inputs, outputs).output_shape
         (None, 2)
     """
+
+    _inputs: list[KerasTensor]
+    _outputs: list[KerasTensor]
+    _inputs_struct: Any
+    _outputs_struct: Any
+    _graph: Graph
+    _plan: Any
 
     def __init__(self, inputs, outputs, name=None, **kwargs):
         trainable = kwargs.pop("trainable", None)
@@ -61,7 +69,7 @@ class Functional(Model):
                 lambda tensor: Input(batch_shape=tensor.shape, dtype=tensor.dtype),
             )
             inputs, outputs = _packed(inputs, flat_inputs), _packed(outputs, flat_outputs)
-        state = vars(self)  # none of what follows is tracked as state of its own
+        state = self.__dict__  # none of what follows is tracked as state of its own
         state["_inputs_struct"] = inputs
         state["_outputs_struct"] = outputs
         state["_inputs"] = flat_inputs
@@ -129,7 +137,7 @@ class Functional(Model):
         return _single(map_structure(lambda tensor: tensor.shape, self._outputs_struct))
 
     def _set_input_spec(self):
-        vars(self)["input_spec"] = [
+        self.__dict__["input_spec"] = [
             InputSpec(
                 shape=(None, *tensor.shape[1:]),
                 allow_last_axis_squeeze=True,
@@ -144,9 +152,9 @@ class Functional(Model):
 
     # --- Running ------------------------------------------------------------------------------------------
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs, training=None, mask: Any = None):
         """Run the graph."""
-        flat = self._standardize(inputs)
+        flat: list[Any] = self._standardize(inputs)
         if mask is not None:
             for x, m in zip(flat, flatten(mask), strict=True):
                 if m is not None:
@@ -367,7 +375,7 @@ class _Rebuilding:
                 )
             waiting = later
 
-    def _arguments(self, node):
+    def _arguments(self, node) -> Any:
         try:
             return (
                 self._read(node["args"]),

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from typing import Any
 
 from gpukeras import registry
 from gpukeras.autograd.scope import current, setting
@@ -32,10 +33,13 @@ class Sequential(Model):
         (None, 2)
     """
 
+    _stack: list[Any]  # the layers in order, the InputLayer included
+    _functional: Any  # the graph of the layers, None until the input's shape is known
+
     def __init__(self, layers=None, trainable=True, name=None):
         super().__init__(trainable=trainable, name=name)
-        vars(self)["_stack"] = []  # the layers in order, the InputLayer included
-        vars(self)["_functional"] = None
+        self.__dict__["_stack"] = []
+        self.__dict__["_functional"] = None
         for layer in layers or ():
             self.add(layer, rebuild=False)
         if layers:
@@ -45,9 +49,6 @@ class Sequential(Model):
     @property
     def _layers(self):
         return self._stack
-
-    def _flatten_layers(self, include_self=True, recursive=True):
-        return super()._flatten_layers(include_self, recursive)
 
     def add(self, layer, rebuild=True):
         """Put a layer on top of the stack.
@@ -96,8 +97,8 @@ class Sequential(Model):
 
     def _forget(self):
         self.built = False
-        vars(self)["_functional"] = None
-        vars(self)["_accepted"] = None
+        self.__dict__["_functional"] = None
+        self.__dict__["_accepted"] = None
 
     def _rebuild(self):
         self._forget()
@@ -140,7 +141,7 @@ class Sequential(Model):
                     raise
         auto_name("functional")  # Keras counts this graph among the functional models
         functional = Functional(self._stack[0].output, x, name=self.name)
-        vars(self)["_functional"] = functional
+        self.__dict__["_functional"] = functional
 
     def _finish_building(self, shapes):
         super()._finish_building(shapes)

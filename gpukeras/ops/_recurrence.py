@@ -1,5 +1,7 @@
 """What the recurrent ops share: the walk through a sequence, and the product with the state."""
 
+from typing import Any
+
 from gpukeras.backend import blas, devices
 
 __all__ = ["StateProduct", "Walk", "column_sums", "state_gradient"]
@@ -40,7 +42,8 @@ class Walk:
         x = self.xp.ascontiguousarray(x[::-1] if go_backwards else x)
         self.x = x if x.dtype == self.dtype else x.astype(self.dtype)
         if mask is None:
-            self.mask, self.keep = None, [None] * self.time
+            self.mask: Any = None
+            self.keep: Any = [None] * self.time
         else:
             mask = mask.T[::-1] if go_backwards else mask.T
             self.mask = self.keep = (mask != 0)[:, :, None]

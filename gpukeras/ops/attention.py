@@ -134,7 +134,7 @@ def _attention(query, key, value, bias=None, mask=None, /, scale=None, is_causal
 
 
 @op
-def projection(x, kernel: Any, bias: Any = None, /, axes=1):
+def projection(x: Any, kernel: Any, bias: Any = None, /, axes=1):
     """Affine map from the last axes of x to the last axes of the kernel.
 
         y       = x · kernel + bias      sums over the last `axes` of x, the first of kernel
@@ -169,7 +169,7 @@ def projection(x, kernel: Any, bias: Any = None, /, axes=1):
             dx = unbroadcast(blas.matmul(drows, matrix.T).reshape(x.shape), x)
         if needs.kernel:
             dkernel = unbroadcast(blas.matmul(rows.T, drows).reshape(kernel.shape), kernel)
-        if needs.bias:
+        if needs.bias and bias is not None:
             dbias = unbroadcast(drows.sum(axis=0).reshape(bias.shape), bias)
         return dx, dkernel, dbias
 

@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from typing import Any
+
 from gpukeras.autograd import symbolic
 from gpukeras.autograd.op import _record, op
 from gpukeras.autograd.scope import current, setting
@@ -326,10 +328,11 @@ def scan(f, init, xs=None, length=None, reverse=False, unroll=1):
             f"scan needs xs of one length, but got {[shape(leaf)[0] for leaf in leaves]} and length={length}."
         )
     leaves_as_tensors = xs if xs is None else map_structure(convert_to_tensor, xs)
+    step: Any = f
     carry, found = init, []
     for i in reversed(range(count)) if reverse else range(count):
         x = None if xs is None else map_structure(lambda leaf, i=i: leaf[i], leaves_as_tensors)
-        carry, y = f(carry, x)
+        carry, y = step(carry, x)
         found.append(y)
     return carry, _stacked(found[::-1] if reverse else found)
 

@@ -59,7 +59,7 @@ def unbroadcast(dy, x) -> Any:
     return dy if dy.dtype == x.dtype else dy.astype(x.dtype)
 
 
-def promote(x1, x2):
+def promote(x1, x2) -> tuple[Any, Any]:
     """Both operands ready for an operator whose result has the dtype that Keras gives it.
 
     Python scalars are weak and stay what they are, so that no array is made of them.
@@ -107,7 +107,7 @@ def _kind(x):
     return f"shape {tuple(x.shape)}" if hasattr(x, "shape") else repr(x)
 
 
-def promote_float(x1, x2):
+def promote_float(x1, x2) -> tuple[Any, Any]:
     """Both operands as `promote` gives them, integers in floatx.
 
     Example:

@@ -38,6 +38,8 @@ def get(identifier):
         >>> get("adam").beta_1
         0.9
     """
+    if isinstance(identifier, Optimizer):  # also of a class that nobody registered
+        return identifier
     optimizer = registry.resolve("optimizer", identifier)
     if optimizer is None or isinstance(optimizer, Optimizer):
         return optimizer

@@ -88,6 +88,9 @@ class _Sink:
         if not self.has_failed:
             self.file.flush()
 
+    def close(self):
+        self.flush()
+
     def tell(self):
         return self.file.tell()
 

@@ -74,9 +74,9 @@ class CustomObjectScope:
         >>> class Square(keras.layers.Layer):
         ...     def call(self, inputs):
         ...         return inputs * inputs
-        >>> config = serialize_keras_object(Square())
+        >>> config = keras.saving.serialize_keras_object(Square())
         >>> with CustomObjectScope({"Square": Square}):
-        ...     type(deserialize_keras_object(config)).__name__
+        ...     type(keras.saving.deserialize_keras_object(config)).__name__
         'Square'
     """
 

@@ -126,8 +126,8 @@ def _function(name):
     return function if callable(function) else None
 
 
-def _name_of(operation):
-    name = operation.function.__name__
+def _name_of(operation) -> str:
+    name: str = operation.function.__name__
     return _PUBLIC_NAMES.get(name, name.lstrip("_"))
 
 

@@ -8,6 +8,7 @@ evaluated or executed because a file says so.
 
 import inspect
 import json
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ _PLAIN = (str, bool, int, float)
 # --- Writing --------------------------------------------------------------------------------------
 
 
-def serialize_keras_object(obj):
+def serialize_keras_object(obj) -> Any:
     """The config of an object: a dictionary for objects, the value itself for plain ones.
 
     Args:
@@ -144,7 +145,7 @@ def _serialize_object(obj):
     is_exported = kind is not None and not module.startswith("keras.src")
     config = {
         "module": None if module == "__main__" else module,
-        "class_name": cls.__name__,
+        "class_name": vars(cls).get("_keras_name", cls.__name__),
         "config": serialize_keras_object(inner),
         "registered_name": None if is_exported else get_registered_name(cls),
     }
@@ -162,7 +163,7 @@ def _serialize_object(obj):
 # --- Reading --------------------------------------------------------------------------------------
 
 
-def deserialize_keras_object(config, custom_objects=None, safe_mode=True, **kwargs):
+def deserialize_keras_object(config, custom_objects=None, safe_mode=True, **kwargs) -> Any:
     """The object that a config describes.
 
     Args:
@@ -219,7 +220,7 @@ def _read(config):
 
 def _read_keras_tensor(inner):
     tensor = KerasTensor(inner["shape"], inner["dtype"])
-    tensor._pre_serialization_keras_history = inner["keras_history"]
+    vars(tensor)["_pre_serialization_keras_history"] = inner["keras_history"]
     return tensor
 
 
@@ -271,15 +272,16 @@ def _read_object(config, name, inner):
     made = registry.recalled(config)
     if made is not None:
         return made
-    cls = _find_class(config, name)
+    cls: Any = _find_class(config, name)
     if cls is None:
-        made = operations.deserialize(name, inner)
+        made: Any = operations.deserialize(name, inner)
     elif not inspect.isclass(cls):
         return cls
     else:
-        if not hasattr(cls, "from_config"):
+        from_config = getattr(cls, "from_config", None)
+        if from_config is None:
             raise TypeError(f"{cls.__name__} has no from_config(), so no object can be made of its config.")
-        made = cls.from_config(dict(inner))
+        made = from_config(dict(inner))
     build_config = config.get("build_config")
     if build_config and not getattr(made, "built", True):
         made.build_from_config(build_config)
@@ -299,8 +301,9 @@ def _find_class(config, name):
     module = config.get("module")
     if isinstance(module, str) and module.split(".")[0] == "keras":
         for kind in _kinds_of_module(module):
-            if name in registry.registered(kind):
-                return registry.registered(kind)[name]
+            found = registry.registered(kind).get(name) or registry.find(name, [kind])
+            if found is not None:
+                return found
         if module.startswith("keras.src.ops."):
             return None
     raise TypeError(_unknown("class", name, config))

@@ -30,7 +30,20 @@ _BOMB_FACTOR = 1000
 
 
 class Group:
-    """What `save_own_variables` writes into: one object's part of the file."""
+    """What `save_own_variables` writes into: one object's part of the file.
+
+    Args:
+        file: The HDF5 file.
+        path: Where the object stands in it.
+        name: The object's own name, kept for readers of the file.
+
+    Example:
+        >>> import h5py
+        >>> with h5py.File("any", "w", driver="core", backing_store=False) as file:
+        ...     Group(file, "layers/dense")["0"] = np.ones((4, 3))
+        ...     file["layers/dense/vars/0"].shape
+        (4, 3)
+    """
 
     def __init__(self, file, path, name=None):
         self._file = file

@@ -1,5 +1,7 @@
 """What `compile` was given, joined to the model's outputs: losses and metrics per output."""
 
+from typing import Any
+
 from gpukeras import losses, metrics, ops
 from gpukeras.autograd.symbolic import flatten
 from gpukeras.autograd.tensor import Tensor
@@ -61,7 +63,7 @@ class _OutputLoss:
         self.loss = loss
         self.weight = weight
         self.name = name
-        self.tracker = None
+        self.tracker: Any = None
 
 
 class CompiledLosses:
@@ -87,8 +89,8 @@ class CompiledLosses:
         self.user_loss = loss
         self.user_weights = loss_weights
         self.output_names = output_names
-        self.entries = None
-        self.names = None
+        self.entries: Any = None  # a list of _OutputLoss, once the outputs are known
+        self.names: Any = None
 
     @property
     def built(self):
@@ -228,8 +230,8 @@ class CompiledMetrics:
         self.given = given
         self.weighted = weighted
         self.output_names = output_names
-        self.entries = None  # (output index, metric, takes weights, name in the logs)
-        self.names = None
+        self.entries: Any = None  # (output index, metric, takes weights, name in the logs)
+        self.names: Any = None
         self.name = "compile_metrics"
 
     @property

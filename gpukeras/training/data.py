@@ -6,6 +6,7 @@ Every source yields batches ``(x, y, sample_weight)`` of Tensors on the default 
 import math
 import types
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -81,8 +82,12 @@ class _Batches:
         self.limit = limit
         self.length = length  # batches in a pass, None if unknown
         self.steps = length if limit is None else limit
-        self._running = None
+        self._running: Any = None
         self._taken = 0
+
+    def _pass(self, draw):
+        """One run through the source, batch by batch."""
+        raise NotImplementedError
 
     def epoch(self, draw=0):
         """Batches of one epoch; `draw` numbers the shuffling."""

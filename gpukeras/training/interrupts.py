@@ -4,37 +4,79 @@ import contextlib
 import signal
 import threading
 
-from gpukeras.autograd.scope import current
+import numpy as np
+
+from gpukeras.autograd.gradient_tape import GradientTape
+from gpukeras.autograd.scope import current, raise_waiting, setting, transaction
+from gpukeras.autograd.tape import Tape
+from gpukeras.layers.layer import Layer
+from gpukeras.optimizers import Optimizer
 
 __all__ = ["between_steps"]
 
 
-@contextlib.contextmanager
-def between_steps():
-    """Within the block, Ctrl-C leaves the weights as after a whole number of steps.
+class between_steps:
+    """Within the `with` block, Ctrl-C leaves the weights as after a whole number of steps.
 
     Before a step has written any weight, KeyboardInterrupt is raised where the program is, and the step's
-    transaction restores the rest. While weights are being written, it waits for the end of the step.
+    transaction restores the rest. While weights are being made or written, it waits for the end of the step.
     Does nothing outside the main thread, or where the program has a handler of its own.
     """
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    ):
-        yield
-        return
-    signal.signal(signal.SIGINT, _handle)
-    try:
-        yield
-    finally:
+
+    __slots__ = ("is_handling",)
+
+    def __enter__(self):
+        is_main = threading.current_thread() is threading.main_thread()
+        self.is_handling = is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self.is_handling:
+            signal.signal(signal.SIGINT, _handle)
+
+    def __exit__(self, kind, error, traceback):
+        if not self.is_handling:
+            return
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if current.interrupts:
+            raise_waiting(error)
+
+
+# Functions that an interrupt may not leave in their middle: those that enter and leave scopes, and those that make
+# or write weights.
+_WHOLE = {
+    function.__code__
+    for owner, names in (
+        (setting, ("__enter__", "__exit__")),
+        (transaction, ("__enter__", "__exit__")),
+        (between_steps, ("__enter__", "__exit__")),
+        (Tape, ("__enter__", "__exit__", "pause")),
+        (GradientTape, ("__enter__", "__exit__")),
+        (Layer, ("_build_for",)),
+        (Optimizer, ("apply",)),
+    )
+    for function in (getattr(owner, name) for name in names)
+}
+# The same holds within a step, which ends soon, for scopes of others. What runs outside of steps may take long there.
+_WHOLE_IN_STEPS = {
+    function.__code__
+    for owner in (contextlib._GeneratorContextManager, np.errstate)
+    for function in (owner.__enter__, owner.__exit__)
+    if hasattr(function, "__code__")
+}
+_PATIENCE = 3  # the third Ctrl-C in a row is raised wherever the program hangs
 
 
 def _handle(number, frame):
-    if current.is_committed or current.interrupt is not None:
-        if current.interrupt is None:
-            current.interrupt = KeyboardInterrupt()
+    must_wait = current.is_committed or _is_within_whole(frame)
+    current.interrupts += 1
+    if must_wait and current.interrupts < _PATIENCE:
         return
-    if current.undo is not None:
-        current.interrupt = "raised"  # a second Ctrl-C must not break the undoing
+    current.interrupts = 0
     raise KeyboardInterrupt
+
+
+def _is_within_whole(frame):
+    whole = _WHOLE if current.undo is None else _WHOLE | _WHOLE_IN_STEPS
+    while frame is not None:
+        if frame.f_code in whole or frame.f_code.co_name == "_build_for":
+            return True
+        frame = frame.f_back
+    return False

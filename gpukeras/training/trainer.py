@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import warnings
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from gpukeras.autograd.symbolic import flatten, map_structure
 from gpukeras.autograd.tensor import Tensor
 from gpukeras.backend import devices
 from gpukeras.configurable import serialize
+from gpukeras.layers.layer import Layer
 from gpukeras.training import interrupts, step
 from gpukeras.training.compiled import CompiledLosses, CompiledMetrics, total_of
 from gpukeras.training.data import open_data, split_validation, to_batch, unpack
@@ -21,26 +23,29 @@ from gpukeras.training.data import open_data, split_validation, to_batch, unpack
 __all__ = ["Trainer"]
 
 
-class Trainer:
+_LayerBelow: Any = Layer if TYPE_CHECKING else object  # Model joins the two
+
+
+class Trainer(_LayerBelow):
     """The training half of a model.
 
     Subclasses of Model may override `train_step`, `test_step`, `predict_step`, `compute_loss` and
     `compute_metrics`; what they do not override runs as Keras's.
     """
 
-    optimizer = None
-    loss = None
+    optimizer: Any = None
+    loss: Any = None
     compiled = False
     stop_training = False
-    history = None
+    history: Any = None
     run_eagerly = False
-    jit_compile = "auto"
+    jit_compile: Any = "auto"
     steps_per_execution = 1
-    _loss_tracker = None
-    _compile_loss = None
-    _compile_metrics = None
-    _compile_config = None
-    _compiled_trainable_state = None
+    _loss_tracker: Any = None
+    _compile_loss: Any = None
+    _compile_metrics: Any = None
+    _compile_config: Any = None
+    _compiled_trainable_state: Any = None
 
     def compile(
         self,
@@ -99,7 +104,7 @@ class Trainer:
         if metrics is not None or weighted_metrics is not None:
             compiled_metrics = CompiledMetrics(metrics, weighted_metrics, names)
         # Everything was valid: now the model changes. Past __setattr__, as none of it is tracked state.
-        vars(self).update(
+        self.__dict__.update(
             optimizer=optimizer,
             loss=loss,
             run_eagerly=run_eagerly,
@@ -529,7 +534,7 @@ class Trainer:
                 f"optimizer follows.",
                 stacklevel=3,
             )
-            vars(self)["_compiled_trainable_state"] = now
+            self.__dict__["_compiled_trainable_state"] = now
 
     def _check_labels(self, data):
         """Integer targets on the host must be classes that the model has; read once, before anything runs."""

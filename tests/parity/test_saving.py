@@ -131,6 +131,7 @@ def embedding_and_attention(keras):
     i = keras.Input((6,), dtype="int32")
     x = layers.Embedding(10, 8)(i)
     x = layers.LayerNormalization()(x + layers.MultiHeadAttention(2, 4)(x, x))
+    x = layers.GroupQueryAttention(4, 4, 2)(x, x)
     x = layers.TimeDistributed(layers.Dense(3, activation="gelu"))(x)
     return keras.Model(i, layers.GlobalMaxPooling1D()(x)), [(3, 6)]
 

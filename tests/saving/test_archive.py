@@ -81,10 +81,11 @@ def training_model():
         lambda: keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(0.01, 100)),
         lambda: keras.optimizers.Adam(0.01, use_ema=True, ema_overwrite_frequency=3),
         lambda: keras.optimizers.Adam(0.01, gradient_accumulation_steps=2),
+        lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01)),
     ],
-    ids=["adam", "momentum", "rmsprop", "schedule", "ema", "accumulation"],
+    ids=["adam", "momentum", "rmsprop", "schedule", "ema", "accumulation", "loss scale"],
 )
-def test_a_training_goes_on_bit_for_bit(optimizer, tmp_path, rng):
+def test_a_training_goes_on_bit_for_bit(optimizer, tmp_path, rng, device):
     x = rng.normal(size=(32, 6)).astype("float32")
     y = rng.normal(size=(32, 1)).astype("float32")
     model = training_model()
@@ -186,6 +187,37 @@ def test_a_custom_loss_and_metric_come_back(tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert loaded.evaluate(x, y, verbose=0) == model.evaluate(x, y, verbose=0)
+
+
+FRESH = """
+import sys
+from gpukeras.saving import load_model
+model = load_model(sys.argv[1])
+print(type(model).__name__, type(model.optimizer).__name__, len(model.weights))
+"""
+
+
+def test_a_process_that_has_imported_nothing_else_loads_every_kind_of_object(tmp_path):
+    layers = keras.layers
+    kernel = {
+        "kernel_regularizer": keras.regularizers.L2(0.1),
+        "kernel_constraint": keras.constraints.MaxNorm(2.0),
+        "kernel_initializer": keras.initializers.HeNormal(),
+    }
+    model = keras.Sequential(
+        [
+            keras.Input((5, 3)),
+            layers.Bidirectional(layers.LSTM(3)),
+            layers.Dropout(0.1),
+            layers.Dense(2, "gelu", **kernel),
+        ]
+    )
+    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 10))
+    model.compile(optimizer, keras.losses.Huber(), metrics=[keras.metrics.RootMeanSquaredError()])
+    model.save(tmp_path / "model.keras")
+    done = run(FRESH, tmp_path / "model.keras")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["Sequential", "Adam", "8"]
 
 
 def test_an_unbuilt_model_is_saved_with_a_warning(tmp_path):

@@ -2,12 +2,13 @@
 
 import contextlib
 import threading
+from typing import Any
 
 __all__ = ["entered", "path_of"]
 
 
 class _Stack(threading.local):
-    entries = ()  # pairs (name, layer), outermost first
+    entries: tuple[Any, ...] = ()  # pairs (name, layer), outermost first
 
 
 _stack = _Stack()

@@ -22,7 +22,7 @@ class Graph:
     def __init__(self, inputs, outputs):
         self.inputs = inputs
         self.outputs = outputs
-        finished, first_seen = self._search()
+        finished, first_seen = _search(inputs, outputs)
         depth_of_node, depth_of_operation = self._depths(finished)
         for tensor in inputs:  # inputs that no output needs still belong to the model
             operation, index, _ = tensor._keras_history
@@ -40,34 +40,6 @@ class Graph:
 
     def __contains__(self, node):
         return node in set(self.nodes)
-
-    def _search(self):
-        """Nodes so that each comes after the nodes it reads, and when each operation was first met."""
-        given = {id(tensor) for tensor in self.inputs}
-        finished, done, in_progress, first_seen = [], set(), set(), {}
-        # A stack instead of recursion: models may be deeper than Python's recursion limit.
-        stack = [(tensor, False) for tensor in reversed(self.outputs)]
-        while stack:
-            tensor, is_left = stack.pop()
-            if tensor._keras_history is None:
-                continue
-            operation, index, _ = tensor._keras_history
-            node = operation._inbound_nodes[index]
-            if is_left:
-                if node not in done:
-                    done.add(node)
-                    in_progress.discard(node)
-                    finished.append(node)
-                continue
-            if node in done or (not node.is_input and id(tensor) in given):
-                continue
-            if node in in_progress:
-                continue
-            first_seen.setdefault(operation, len(first_seen))
-            in_progress.add(node)
-            stack.append((tensor, True))
-            stack.extend((parent, False) for parent in reversed(node.inputs))
-        return finished, first_seen
 
     @staticmethod
     def _depths(finished):
@@ -118,7 +90,7 @@ def clone(inputs, outputs, make_input):
     Returns:
         New inputs and outputs; the operations are the same and get new nodes.
     """
-    graph_nodes = Graph._search(_Ends(inputs, outputs))[0]
+    graph_nodes, _ = _search(inputs, outputs)
     new_of = {id(tensor): tensor if _is_input(tensor) else make_input(tensor) for tensor in inputs}
 
     def renewed(leaf):
@@ -139,10 +111,33 @@ def clone(inputs, outputs, make_input):
     return [renewed(tensor) for tensor in inputs], [renewed(tensor) for tensor in outputs]
 
 
-class _Ends:
-    def __init__(self, inputs, outputs):
-        self.inputs = inputs
-        self.outputs = outputs
+def _search(inputs, outputs):
+    """Nodes so that each comes after the nodes it reads, and when each operation was first met."""
+    given = {id(tensor) for tensor in inputs}
+    finished, done, in_progress, first_seen = [], set(), set(), {}
+    # A stack instead of recursion: models may be deeper than Python's recursion limit.
+    stack = [(tensor, False) for tensor in reversed(outputs)]
+    while stack:
+        tensor, is_left = stack.pop()
+        if tensor._keras_history is None:
+            continue
+        operation, index, _ = tensor._keras_history
+        node = operation._inbound_nodes[index]
+        if is_left:
+            if node not in done:
+                done.add(node)
+                in_progress.discard(node)
+                finished.append(node)
+            continue
+        if node in done or (not node.is_input and id(tensor) in given):
+            continue
+        if node in in_progress:
+            continue
+        first_seen.setdefault(operation, len(first_seen))
+        in_progress.add(node)
+        stack.append((tensor, True))
+        stack.extend((parent, False) for parent in reversed(node.inputs))
+    return finished, first_seen
 
 
 def _is_input(tensor):
