@@ -127,11 +127,7 @@ def serialize(value) -> Any:
             "class_name": "__numpy__",
             "config": {"value": value.tolist(), "dtype": value.dtype.name},
         }
-    if (
-        inspect.isfunction(value)
-        or inspect.isbuiltin(value)
-        or isinstance(value, functools.partial)
-    ):
+    if inspect.isfunction(value) or inspect.isbuiltin(value) or isinstance(value, functools.partial):
         return _serialize_function(value)
     if inspect.isclass(value):
         return _named(value.__name__, "type")
@@ -152,9 +148,7 @@ def _serialize_object(value):
         "module": None if module == "__main__" else module,
         "class_name": vars(cls).get("_keras_name", cls.__name__),
         "config": serialize(value.get_config()),
-        "registered_name": None
-        if is_exported
-        else registry.registered_name_of(cls) or cls.__name__,
+        "registered_name": None if is_exported else registry.registered_name_of(cls) or cls.__name__,
     }
     if hasattr(value, "get_build_config"):
         build_config = value.get_build_config()

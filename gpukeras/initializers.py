@@ -65,17 +65,13 @@ class Initializer(Configurable):
         >>> class Halves(Initializer):
         ...     def __call__(self, shape, dtype=None):
         ...         return np.full(shape, 0.5, dtype)
-        >>> gpukeras.layers.Dense(1, kernel_initializer=Halves())(
-        ...     np.ones((1, 4), "float32")
-        ... ).numpy()
+        >>> gpukeras.layers.Dense(1, kernel_initializer=Halves())(np.ones((1, 4), "float32")).numpy()
         array([[2.]], dtype=float32)
     """
 
     def __call__(self, shape, dtype=None):
         """A Tensor of the given shape; dtype None is floatx."""
-        raise NotImplementedError(
-            f"{type(self).__name__} must define __call__(self, shape, dtype=None)."
-        )
+        raise NotImplementedError(f"{type(self).__name__} must define __call__(self, shape, dtype=None).")
 
     def clone(self):
         """Another one with the same config."""
@@ -153,10 +149,7 @@ class Identity(Initializer):
     def __call__(self, shape, dtype=None):
         shape = _sizes(self, shape)
         if len(shape) != 2:
-            raise ValueError(
-                f"Identity makes matrices (two axes), but was asked for shape {shape}. "
-                "Use Orthogonal."
-            )
+            raise ValueError(f"Identity makes matrices (two axes), but was asked for shape {shape}. Use Orthogonal.")
         return _to_tensor(self.gain * np.eye(*shape), dtype)
 
     def get_config(self):
@@ -183,9 +176,7 @@ class _Random(Initializer):
                 f"keras.random.SeedGenerator or None, but got {seed!r} ({type(seed).__name__})."
             )
         if isinstance(seed, int) and not 0 <= seed < 2**32:
-            raise ValueError(
-                f"{type(self).__name__}: seed must lie between 0 and 2^32 - 1, but got {seed}."
-            )
+            raise ValueError(f"{type(self).__name__}: seed must lie between 0 and 2^32 - 1, but got {seed}.")
         self.seed: Any = seed
 
     def get_config(self):
@@ -314,8 +305,7 @@ class VarianceScaling(_Random):
             distribution = "truncated_normal"
         if distribution not in _DISTRIBUTIONS:
             raise ValueError(
-                f"{who}: unknown distribution {distribution!r}. "
-                f"{registry.suggest(distribution, _DISTRIBUTIONS)}"
+                f"{who}: unknown distribution {distribution!r}. {registry.suggest(distribution, _DISTRIBUTIONS)}"
             )
         self.scale = scale
         self.mode = mode
@@ -346,9 +336,7 @@ class _Named(VarianceScaling):
     _settings: dict[str, Any] = {}
 
     def __init__(self, seed=None, input_axes=None, output_axes=None):
-        super().__init__(
-            **self._settings, seed=seed, input_axes=input_axes, output_axes=output_axes
-        )
+        super().__init__(**self._settings, seed=seed, input_axes=input_axes, output_axes=output_axes)
 
 
 @register("initializer")
@@ -494,9 +482,7 @@ class Orthogonal(_Random):
     def __call__(self, shape, dtype=None):
         shape = _sizes(self, shape)
         if len(shape) < 2:
-            raise ValueError(
-                f"Orthogonal needs at least two axes, but was asked for shape {shape}."
-            )
+            raise ValueError(f"Orthogonal needs at least two axes, but was asked for shape {shape}.")
         rows, columns = math.prod(shape[:-1]), shape[-1]
         a = self._draw(generator.normal, (max(rows, columns), min(rows, columns)), dtype)
         q, r = np.linalg.qr(a)
@@ -527,8 +513,7 @@ def _sizes(initializer, shape):
     shape = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
     if not all(isinstance(size, (int, np.integer)) and size >= 0 for size in shape):
         raise ValueError(
-            f"{type(initializer).__name__} needs a shape of known sizes, but got {shape}. Pass a "
-            "tuple of integers."
+            f"{type(initializer).__name__} needs a shape of known sizes, but got {shape}. Pass a tuple of integers."
         )
     return shape
 
@@ -548,8 +533,7 @@ def get(identifier):
 def _given_values(values, shape, dtype=None):
     if tuple(shape) != tuple(values.shape):
         raise ValueError(
-            f"The array given as initializer has shape {tuple(values.shape)}, "
-            f"but the weight has {tuple(shape)}."
+            f"The array given as initializer has shape {tuple(values.shape)}, but the weight has {tuple(shape)}."
         )
     array = values.array if isinstance(values, Tensor) else devices.to_device(values)
     return Tensor(array.astype(dtypes.as_dtype(dtypes.name_of(dtype))))

@@ -52,21 +52,16 @@ class SeedGenerator(Configurable):
 
     def __init__(self, seed=None, name=None, **kwargs):
         if kwargs:
-            raise ValueError(
-                f"SeedGenerator got unknown arguments {sorted(kwargs)}; it takes seed and name."
-            )
+            raise ValueError(f"SeedGenerator got unknown arguments {sorted(kwargs)}; it takes seed and name.")
         self.name = symbolic.auto_name("seed_generator") if name is None else name
         self._initial_seed = seed
         if seed is None:
             seed = generator.next_seed()
         elif not isinstance(seed, int):
             raise ValueError(
-                f"SeedGenerator {self.name!r} expected an integer seed, but got "
-                f"{seed!r} ({type(seed).__name__})."
+                f"SeedGenerator {self.name!r} expected an integer seed, but got {seed!r} ({type(seed).__name__})."
             )
-        self.state = Variable(
-            _words(seed), trainable=False, autocast=False, name="seed_generator_state"
-        )
+        self.state = Variable(_words(seed), trainable=False, autocast=False, name="seed_generator_state")
         self.state.path = f"{self.name}/seed_generator_state"
 
     def next(self, ordered=True):
@@ -121,8 +116,7 @@ def draw_seed(seed):
     if isinstance(seed, Tensor) and seed.shape == (2,):
         return seed
     raise ValueError(
-        f"`seed` must be an integer, a keras.random.SeedGenerator or None, but got "
-        f"{seed!r} ({type(seed).__name__})."
+        f"`seed` must be an integer, a keras.random.SeedGenerator or None, but got {seed!r} ({type(seed).__name__})."
     )
 
 
@@ -183,9 +177,7 @@ def uniform(shape, minval=0.0, maxval=1.0, dtype=None, seed=None):
         True
     """
     if isinstance(minval, _NUMBERS) and isinstance(maxval, _NUMBERS):
-        return _scaled(
-            generator.uniform, "uniform", shape, maxval - minval, minval, dtype, seed, below=maxval
-        )
+        return _scaled(generator.uniform, "uniform", shape, maxval - minval, minval, dtype, seed, below=maxval)
     width = elementwise.subtract(maxval, minval)
     return _scaled(generator.uniform, "uniform", shape, width, minval, dtype, seed)
 
@@ -230,15 +222,10 @@ def randint(shape, minval, maxval, dtype="int32", seed=None):
     """
     dtype = dtypes.as_dtype(dtype or "int32")
     if not dtypes.is_integer(dtype):
-        raise ValueError(
-            f"random.randint makes integers, but was asked for dtype {dtype.name}. "
-            f"Use random.uniform."
-        )
+        raise ValueError(f"random.randint makes integers, but was asked for dtype {dtype.name}. Use random.uniform.")
     minval, maxval = _bound(minval), _bound(maxval)
     if minval >= maxval:
-        raise ValueError(
-            f"random.randint needs minval < maxval, but got minval={minval} and maxval={maxval}."
-        )
+        raise ValueError(f"random.randint needs minval < maxval, but got minval={minval} and maxval={maxval}.")
     limits = np.iinfo(dtype.name)
     if minval < limits.min or maxval - 1 > limits.max:
         raise ValueError(f"random.randint: [{minval}, {maxval}) does not fit into {dtype.name}.")
@@ -310,9 +297,7 @@ def categorical(logits, num_samples, dtype="int32", seed=None):
         return symbolic.call_op(categorical, (logits, num_samples, dtype, seed), {})
     logits = convert_to_array(logits)
     if logits.ndim != 2:
-        raise ValueError(
-            f"random.categorical needs logits of shape (batch, classes), but got {logits.shape}."
-        )
+        raise ValueError(f"random.categorical needs logits of shape (batch, classes), but got {logits.shape}.")
     state = draw_seed(seed).array
     xp = devices.array_module(logits)
     # float64: u · total must stay below total, or a class of probability zero could be drawn.
@@ -350,9 +335,7 @@ def _missing(name):
 def _float_dtype(dtype, name):
     dtype = dtypes.as_dtype(dtypes.name_of(dtype))
     if not dtypes.is_float(dtype):
-        raise ValueError(
-            f"random.{name} makes floats, but was asked for dtype {dtype.name}. Use random.randint."
-        )
+        raise ValueError(f"random.{name} makes floats, but was asked for dtype {dtype.name}. Use random.randint.")
     return dtype
 
 
@@ -362,8 +345,5 @@ def _shape(shape, name):
     except TypeError:
         sizes = None
     if sizes is None or any(size < 0 for size in sizes):
-        raise ValueError(
-            f"random.{name} needs a shape of known sizes, but got {shape!r}. "
-            f"Pass a tuple of integers."
-        )
+        raise ValueError(f"random.{name} needs a shape of known sizes, but got {shape!r}. Pass a tuple of integers.")
     return sizes

@@ -11,8 +11,8 @@ import difflib
 import inspect
 import re
 import threading
-from typing import Any
 from collections import Counter
+from typing import Any
 
 __all__ = [
     "KERAS_MODULES",
@@ -218,9 +218,7 @@ def _from_dictionary(kind, config):
             f"For a class of your own use custom_objects or register_keras_serializable."
         )
     settings = config.get("config") or {}
-    made = (
-        target.from_config(dict(settings)) if hasattr(target, "from_config") else target(**settings)
-    )
+    made = target.from_config(dict(settings)) if hasattr(target, "from_config") else target(**settings)
     return note_read(config, made)
 
 
@@ -262,9 +260,7 @@ def without_lonely_marks(config):
     def cleaned(item):
         if isinstance(item, dict):
             return {
-                key: cleaned(value)
-                for key, value in item.items()
-                if key != "shared_object_id" or counts[value] > 1
+                key: cleaned(value) for key, value in item.items() if key != "shared_object_id" or counts[value] > 1
             }
         return [cleaned(value) for value in item] if isinstance(item, (list, tuple)) else item
 

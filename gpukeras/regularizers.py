@@ -129,17 +129,13 @@ class OrthogonalRegularizer(Regularizer):
     def __init__(self, factor=0.01, mode="rows"):
         self.factor = _in_floatx(_factor(factor, "OrthogonalRegularizer", "factor"))
         if mode not in ("rows", "columns"):
-            raise ValueError(
-                f"OrthogonalRegularizer: mode must be 'rows' or 'columns', but got {mode!r}."
-            )
+            raise ValueError(f"OrthogonalRegularizer: mode must be 'rows' or 'columns', but got {mode!r}.")
         self.mode = mode
 
     def __call__(self, inputs):
         x = ops.convert_to_tensor(inputs)
         if x.ndim != 2:
-            raise ValueError(
-                f"OrthogonalRegularizer needs a matrix (two axes), but got shape {x.shape}."
-            )
+            raise ValueError(f"OrthogonalRegularizer needs a matrix (two axes), but got shape {x.shape}.")
         if self.mode == "columns":
             x = ops.transpose(x)
         # A row of zeros stays one: its length is taken as epsilon.

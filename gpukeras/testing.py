@@ -45,16 +45,11 @@ def check_gradients(function, *inputs, seed=0, rtol=1e-5, atol=1e-7, subsets=Tru
         raise ValueError("check_gradients needs at least one float array among the inputs.")
     outputs = _evaluate(function, inputs, settings)
     for output in outputs:
-        assert output.dtype == np.float64, (
-            f"{_name(function)} gave {output.dtype} for float64 inputs"
-        )
+        assert output.dtype == np.float64, f"{_name(function)} gave {output.dtype} for float64 inputs"
     seeds = [random.standard_normal(output.shape) for output in outputs]
 
     def scalar(values):
-        return sum(
-            float((y * s).sum())
-            for y, s in zip(_evaluate(function, values, settings), seeds, strict=True)
-        )
+        return sum(float((y * s).sum()) for y, s in zip(_evaluate(function, values, settings), seeds, strict=True))
 
     expected = {}
     for i in places:
@@ -74,9 +69,7 @@ def check_gradients(function, *inputs, seed=0, rtol=1e-5, atol=1e-7, subsets=Tru
                         f"{_name(function)}: the gradient of input {i} has shape {gradient.shape}, "
                         f"but the input has {inputs[i].shape}"
                     )
-                    assert gradient.dtype == np.float64, (
-                        f"{_name(function)}: gradient {i} is {gradient.dtype}"
-                    )
+                    assert gradient.dtype == np.float64, f"{_name(function)}: gradient {i} is {gradient.dtype}"
                     if not np.isclose((gradient * direction).sum(), slope, rtol=rtol, atol=atol):
                         _report(
                             function,
@@ -102,22 +95,13 @@ def _gradients(function, inputs, settings, seeds, chosen, contiguous):
     gradients = tape.gradients(targets, [tensors[i] for i in chosen])
     for a, values in zip(arrays, before, strict=True):
         if values is not None:
-            np.testing.assert_array_equal(
-                devices.to_numpy(a), values, err_msg=f"{_name(function)} wrote into an input"
-            )
-    return {
-        i: None if g is None else devices.to_numpy(g)
-        for i, g in zip(chosen, gradients, strict=True)
-    }
+            np.testing.assert_array_equal(devices.to_numpy(a), values, err_msg=f"{_name(function)} wrote into an input")
+    return {i: None if g is None else devices.to_numpy(g) for i, g in zip(chosen, gradients, strict=True)}
 
 
 def _frozen(x, contiguous):
     if not contiguous and x.ndim:
-        wide = (
-            np.full((*x.shape[:-1], 2 * x.shape[-1]), np.nan)
-            if x.dtype.kind == "f"
-            else np.repeat(x, 2, -1)
-        )
+        wide = np.full((*x.shape[:-1], 2 * x.shape[-1]), np.nan) if x.dtype.kind == "f" else np.repeat(x, 2, -1)
         wide = wide.astype(x.dtype)
         array = devices.to_device(wide)
         array[..., ::2] = devices.to_device(x)
@@ -131,9 +115,7 @@ def _frozen(x, contiguous):
 
 def _evaluate(function, inputs, settings):
     tensors = [Tensor(devices.to_device(x)) if isinstance(x, np.ndarray) else x for x in inputs]
-    return [
-        devices.to_numpy(convert_to_array(y)) for y in _as_tuple(function(*tensors, **settings))
-    ]
+    return [devices.to_numpy(convert_to_array(y)) for y in _as_tuple(function(*tensors, **settings))]
 
 
 def _slope(scalar, inputs, i, direction):

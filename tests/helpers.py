@@ -27,9 +27,7 @@ def assert_close(actual, expected, dtype=None, scale=1.0, err_msg=""):
     `scale` multiplies the absolute tolerance, for sums of many terms; say why where it is used.
     """
     actual, expected = values(actual), values(expected)
-    assert actual.shape == expected.shape, (
-        f"shape {actual.shape}, expected {expected.shape}. {err_msg}"
-    )
+    assert actual.shape == expected.shape, f"shape {actual.shape}, expected {expected.shape}. {err_msg}"
     if dtype is None:
         floats = [a.dtype for a in (actual, expected) if a.dtype.name in TOLERANCES]
         dtype = min(floats, key=lambda d: d.itemsize).name if floats else None

@@ -145,14 +145,8 @@ class _StrictModule(types.ModuleType):
     @staticmethod
     def asarray(value, dtype=None):
         if isinstance(value, StrictArray):
-            return (
-                value
-                if dtype is None or value.dtype == dtype
-                else StrictArray(value._array.astype(dtype))
-            )
-        return StrictArray(
-            np.array(value, dtype=dtype)
-        )  # a copy: device memory is never the host's
+            return value if dtype is None or value.dtype == dtype else StrictArray(value._array.astype(dtype))
+        return StrictArray(np.array(value, dtype=dtype))  # a copy: device memory is never the host's
 
     array = asarray
 

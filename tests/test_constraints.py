@@ -26,9 +26,7 @@ CASES = [
     (constraints.UnitNorm(axis=[0, 1]), lambda w: w / (norms(w, (0, 1)) + EPSILON)),
     (
         constraints.MinMaxNorm(0.5, 2.0, rate=0.75, axis=0),
-        lambda w: (
-            w * (0.75 * np.clip(norms(w, 0), 0.5, 2) + 0.25 * norms(w, 0)) / (norms(w, 0) + EPSILON)
-        ),
+        lambda w: w * (0.75 * np.clip(norms(w, 0), 0.5, 2) + 0.25 * norms(w, 0)) / (norms(w, 0) + EPSILON),
     ),
     (constraints.Constraint(), lambda w: w),
 ]

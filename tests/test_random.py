@@ -167,9 +167,7 @@ def test_mean_and_stddev(device):
 
 def test_arrays_as_parameters(device, rng):
     low = np.array([0.0, 5.0], "float32")
-    u = random.uniform(
-        (1000, 2), devices.to_device(low), devices.to_device(low + 1), seed=1
-    ).numpy()
+    u = random.uniform((1000, 2), devices.to_device(low), devices.to_device(low + 1), seed=1).numpy()
     assert (low <= u).all() and (u <= low + 1).all()
     z = random.normal((3, 2), 1.0, 2.0, seed=1).numpy()
     again = random.normal((3, 2), devices.to_device(np.float32([1, 1])), 2.0, seed=1)

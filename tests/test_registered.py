@@ -114,7 +114,7 @@ def test_activations_keep_shape_and_dtype(name):
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_how_much_of_keras_is_there(kind):
     """Nothing is registered that Keras does not have: a typo in a name would be a new API."""
-    from oracle import keras as oracle_keras
+    from tests.oracle import keras as oracle_keras
 
     theirs = {
         "schedule": oracle_keras.optimizers.schedules,

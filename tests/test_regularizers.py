@@ -36,9 +36,7 @@ def test_values(regularizer, formula, float_dtype, device):
     assert_close(penalty, np.float64(formula(X)), dtype=float_dtype)
 
 
-@pytest.mark.parametrize(
-    "regularizer", [case[0] for case in CASES if case[0].get_config() != {"l1": 0, "l2": 0}]
-)
+@pytest.mark.parametrize("regularizer", [case[0] for case in CASES if case[0].get_config() != {"l1": 0, "l2": 0}])
 def test_derivatives(regularizer, device, rng):
     check_gradients(regularizer, away_from(rng.normal(size=(3, 4)), [0.0]))
 

@@ -49,9 +49,7 @@ class GradientTape:
                     f"keras.ops.convert_to_tensor(x), and compute with that."
                 )
             if not dtypes.is_float(leaf.array.dtype):
-                raise ValueError(
-                    f"GradientTape.watch needs a float dtype, but got {leaf.array.dtype}."
-                )
+                raise ValueError(f"GradientTape.watch needs a float dtype, but got {leaf.array.dtype}.")
             self._tape.watch(leaf)
 
     def watched_variables(self):
@@ -96,9 +94,7 @@ class GradientTape:
                 "call it several times."
             )
         if unconnected_gradients not in ("none", "zero"):
-            raise ValueError(
-                f'unconnected_gradients must be "none" or "zero", but got {unconnected_gradients!r}.'
-            )
+            raise ValueError(f'unconnected_gradients must be "none" or "zero", but got {unconnected_gradients!r}.')
         is_recording = self._tape in current.tapes
         targets = flatten(target)
         if output_gradients is None:
@@ -109,9 +105,7 @@ class GradientTape:
         for what, values in (("target", targets), ("sources", flat_sources)):
             for value in values:
                 if not isinstance(value, Tensor):
-                    raise TypeError(
-                        f"GradientTape.gradient: {what} must be Tensors, but got {type(value).__name__}."
-                    )
+                    raise TypeError(f"GradientTape.gradient: {what} must be Tensors, but got {type(value).__name__}.")
         if is_recording and not self.persistent:
             self._tape.pause()
         pairs = []
@@ -121,9 +115,7 @@ class GradientTape:
             else:
                 seed = convert_to_array(seed, y.array.dtype)
                 if seed.shape != y.shape:
-                    raise ValueError(
-                        f"output_gradients has shape {seed.shape} for a target of shape {y.shape}."
-                    )
+                    raise ValueError(f"output_gradients has shape {seed.shape} for a target of shape {y.shape}.")
             pairs.append((y, seed))
         arrays = self._tape.gradients(pairs, flat_sources)
         if not self.persistent:
@@ -134,9 +126,7 @@ class GradientTape:
             if array is None and unconnected_gradients == "zero":
                 array = devices.array_module(source.array).zeros_like(source.array)
             results[id(source)] = None if array is None else Tensor(array)
-        self._refuse_second_order(
-            targets + flat_sources, [g for g in results.values() if g is not None]
-        )
+        self._refuse_second_order(targets + flat_sources, [g for g in results.values() if g is not None])
         return map_structure(lambda source: results[id(source)], sources)
 
     @staticmethod
@@ -152,9 +142,7 @@ class GradientTape:
             )
 
         for tape in current.tapes:
-            needs = [
-                id(x) in tape.tracked or (isinstance(x, Variable) and x.trainable) for x in inputs
-            ]
+            needs = [id(x) in tape.tracked or (isinstance(x, Variable) and x.trainable) for x in inputs]
             if any(needs):
                 tape.record(tuple(inputs), tuple(gradients), backward, tuple(needs))
 

@@ -75,16 +75,12 @@ def _plain_call(function, names):
                 arrays.append(value.array)
             elif kind is Variable:
                 is_fresh = False
-                arrays.append(
-                    value.array if current.autocast is None else value.in_dtype(current.autocast)
-                )
+                arrays.append(value.array if current.autocast is None else value.in_dtype(current.autocast))
             elif kind in _PLAIN:
                 arrays.append(value)
             elif kind is KerasTensor:
                 return symbolic.call_op(call, args, settings)
-            elif (
-                kind is np.float64
-            ):  # a Python float too: np.sqrt(d) must not widen a float32 tensor
+            elif kind is np.float64:  # a Python float too: np.sqrt(d) must not widen a float32 tensor
                 arrays.append(float(value))
             else:
                 arrays.append(convert_to_array(value))
@@ -147,12 +143,7 @@ def _wrap(y, arrays, is_fresh):
         return tuple([_wrap(part, arrays, is_fresh) for part in y])
     if isinstance(y, np.generic):
         y = np.asarray(y)  # NumPy turns arrays of shape () into scalars
-    elif (
-        not is_fresh
-        and current.layer is None
-        and not current.tapes
-        and (y.base is not None or _is_one_of(y, arrays))
-    ):
+    elif not is_fresh and current.layer is None and not current.tapes and (y.base is not None or _is_one_of(y, arrays)):
         y = y.copy()  # a view of a variable would change with it
     return Tensor(y)
 
@@ -165,8 +156,6 @@ def _record(values, outputs, backward, needs_type):
     for tape in current.tapes:
         tracked = tape.tracked
         watches = tape.watches_variables
-        flags = [
-            id(v) in tracked or (type(v) is Variable and watches and v.trainable) for v in values
-        ]
+        flags = [id(v) in tracked or (type(v) is Variable and watches and v.trainable) for v in values]
         if True in flags:
             tape.record(values, outputs, backward, needs_type(flags))

@@ -1,17 +1,18 @@
 """What holds for the call that is running in this thread: recording tapes, training flag, casts, undo log."""
 
 import threading
+from typing import Any
 
 __all__ = ["commit", "current", "setting", "transaction"]
 
 
 class _Scope(threading.local):
-    tapes = ()  # the tapes that record, outermost first
-    training = None  # what a layer's call sees when nobody passed `training`
-    autocast = None  # dtype that float variables are read in, None for their own
+    tapes: Any = ()  # the tapes that record, outermost first
+    training: Any = None  # what a layer's call sees when nobody passed `training`
+    autocast: Any = None  # dtype that float variables are read in, None for their own
     symbolic = False  # a layer's call is being traced for shapes: variables must not change
-    layer = None  # the outermost layer being called
-    undo = None  # list of (array, copy of its values) while a transaction runs
+    layer: Any = None  # the outermost layer being called
+    undo: Any = None  # list of (array, copy of its values) while a transaction runs
     is_committed = False  # the transaction may only run to its end now
     interrupts = 0  # how often Ctrl-C was pressed and waits for the end of something
 

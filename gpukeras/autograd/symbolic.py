@@ -74,9 +74,7 @@ class KerasTensor:
         **kwargs,
     ):
         if sparse or ragged:
-            raise NotImplementedError(
-                "KerasTensor: sparse=True and ragged=True are not supported; use dense arrays."
-            )
+            raise NotImplementedError("KerasTensor: sparse=True and ragged=True are not supported; use dense arrays.")
         if kwargs:
             raise TypeError(f"KerasTensor got unknown arguments {sorted(kwargs)}.")
         self.shape = tuple(None if size is None else int(size) for size in shape)
@@ -111,14 +109,10 @@ class KerasTensor:
         return _numpy_function(function)(*args, **kwargs)
 
     def __iter__(self):
-        raise TypeError(
-            "Iterating over a KerasTensor is not supported; use ops.unstack or ops.split."
-        )
+        raise TypeError("Iterating over a KerasTensor is not supported; use ops.unstack or ops.split.")
 
     def __bool__(self):
-        raise TypeError(
-            "A KerasTensor has no truth value; use ops.where or ops.cond instead of `if`."
-        )
+        raise TypeError("A KerasTensor has no truth value; use ops.where or ops.cond instead of `if`.")
 
     def __float__(self):
         raise TypeError("A KerasTensor has no values, so float() of it is not possible.")
@@ -226,16 +220,13 @@ def infer(function, args, kwargs):
             def fill(leaf, filling=filling):
                 return _dummy(leaf, filling) if isinstance(leaf, KerasTensor) else leaf
 
-            results.append(
-                function(*map_structure(fill, args), **map_structure(fill, dict(kwargs)))
-            )
+            results.append(function(*map_structure(fill, args), **map_structure(fill, dict(kwargs))))
     return _merge(results[0], results[-1])
 
 
 def _dummy(tensor, filling):
     sizes = [
-        (filling[0] if axis == 0 else filling[1]) if size is None else size
-        for axis, size in enumerate(tensor.shape)
+        (filling[0] if axis == 0 else filling[1]) if size is None else size for axis, size in enumerate(tensor.shape)
     ]
     return Tensor(devices.default_module().ones(sizes, dtypes.as_dtype(tensor.dtype)))
 
@@ -257,9 +248,7 @@ def call_op(function, args, kwargs):
         outputs = infer(function, args, kwargs)
     except (ValueError, TypeError, IndexError) as error:
         shapes = [leaf.shape for leaf in flatten((args, kwargs)) if isinstance(leaf, KerasTensor)]
-        raise type(error)(
-            f"{function.__name__} cannot take KerasTensors of shapes {shapes}: {error}"
-        ) from error
+        raise type(error)(f"{function.__name__} cannot take KerasTensors of shapes {shapes}: {error}") from error
     if not current.symbolic:
         Node(Operation(function), args, kwargs, outputs)
     return outputs

@@ -112,9 +112,7 @@ class Tensor:
 
     @property
     def __cuda_array_interface__(self):
-        return (
-            self.array.__cuda_array_interface__
-        )  # AttributeError on NumPy: then it is not on a GPU
+        return self.array.__cuda_array_interface__  # AttributeError on NumPy: then it is not on a GPU
 
     def __dlpack__(self, **settings):
         return self.array.__dlpack__(**settings)
@@ -230,9 +228,7 @@ class Variable(Tensor):
     ):
         if callable(initializer) and not isinstance(initializer, Tensor):
             if shape is None:
-                raise ValueError(
-                    f"Variable {name!r}: an initializer function needs a shape, but got None."
-                )
+                raise ValueError(f"Variable {name!r}: an initializer function needs a shape, but got None.")
             values = initializer(tuple(shape), dtype=dtypes.name_of(dtype))
         else:
             values = initializer
@@ -273,32 +269,21 @@ class Variable(Tensor):
         """
         if current.symbolic:
             return self
-        array = (
-            value.array if isinstance(value, Tensor) else convert_to_array(value, self.array.dtype)
-        )
+        array = value.array if isinstance(value, Tensor) else convert_to_array(value, self.array.dtype)
         if array.shape != self.array.shape:
             raise ValueError(
-                f"Variable {self.path!r} has shape {self.array.shape}, but was assigned values of "
-                f"shape {array.shape}."
+                f"Variable {self.path!r} has shape {self.array.shape}, but was assigned values of shape {array.shape}."
             )
         self._write(array)
         return self
 
     def assign_add(self, value):
         """Add to the values in place."""
-        return (
-            self
-            if current.symbolic
-            else self.assign(self.array + convert_to_array(value, self.array.dtype))
-        )
+        return self if current.symbolic else self.assign(self.array + convert_to_array(value, self.array.dtype))
 
     def assign_sub(self, value):
         """Subtract from the values in place."""
-        return (
-            self
-            if current.symbolic
-            else self.assign(self.array - convert_to_array(value, self.array.dtype))
-        )
+        return self if current.symbolic else self.assign(self.array - convert_to_array(value, self.array.dtype))
 
     def _write(self, array):
         if current.undo is not None:
@@ -317,17 +302,14 @@ class Variable(Tensor):
 
     def __repr__(self):
         return (
-            f"<Variable path={self.path}, shape={self.shape}, dtype={self.dtype}, "
-            f"value={devices.to_numpy(self.array)}>"
+            f"<Variable path={self.path}, shape={self.shape}, dtype={self.dtype}, value={devices.to_numpy(self.array)}>"
         )
 
     def __copy__(self):
         return self.__deepcopy__({})
 
     def __deepcopy__(self, memo):
-        made = Variable(
-            self.array, trainable=self.trainable, autocast=self.autocast, name=self.name
-        )
+        made = Variable(self.array, trainable=self.trainable, autocast=self.autocast, name=self.name)
         made.path = self.path
         made.regularizer = self.regularizer
         made.constraint = self.constraint
@@ -392,9 +374,7 @@ def _of_python(value):
     if all(isinstance(leaf, bool) for leaf in leaves):
         return value, np.dtype(bool)
     if all(isinstance(leaf, (bool, int)) for leaf in leaves):
-        return value, np.dtype(
-            "int32" if all(-(2**31) <= leaf < 2**31 for leaf in leaves) else "int64"
-        )
+        return value, np.dtype("int32" if all(-(2**31) <= leaf < 2**31 for leaf in leaves) else "int64")
     return value, None
 
 

@@ -85,13 +85,11 @@ def set_default_device(name):
         usable, reason = probe()
         if not usable:
             raise RuntimeError(
-                f"The backend 'cupy' was asked for by name, but {reason}. "
-                f"Mend that, or set GPUKERAS_BACKEND=numpy."
+                f"The backend 'cupy' was asked for by name, but {reason}. Mend that, or set GPUKERAS_BACKEND=numpy."
             )
     elif name not in _modules:
         raise ValueError(
-            f"Unknown backend {name!r}. GPUKERAS_BACKEND and config.set_backend() take "
-            f"'auto', 'numpy' or 'cupy'."
+            f"Unknown backend {name!r}. GPUKERAS_BACKEND and config.set_backend() take 'auto', 'numpy' or 'cupy'."
         )
     _default = name
 

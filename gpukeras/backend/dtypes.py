@@ -170,9 +170,7 @@ class DTypePolicy(Configurable):
         if name.startswith("mixed_"):
             self.compute_dtype, self.variable_dtype = name.removeprefix("mixed_"), "float32"
             if self.compute_dtype not in ("float16", "bfloat16"):
-                raise ValueError(
-                    f"Unknown policy {name!r}. Mixed ones: mixed_float16, mixed_bfloat16."
-                )
+                raise ValueError(f"Unknown policy {name!r}. Mixed ones: mixed_float16, mixed_bfloat16.")
         else:
             self.compute_dtype = self.variable_dtype = name_of(name)
         self.name = name

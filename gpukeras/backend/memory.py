@@ -30,8 +30,7 @@ class FlatBuffer:
             end += -(-size // ALIGNMENT) * ALIGNMENT
         self.array = devices.default_module().zeros(end, dtype)
         self.views = [
-            self.array[start:stop].reshape(shape)
-            for (start, stop), shape in zip(self.segments, shapes, strict=True)
+            self.array[start:stop].reshape(shape) for (start, stop), shape in zip(self.segments, shapes, strict=True)
         ]
 
     def like(self):

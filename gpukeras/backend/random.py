@@ -88,9 +88,7 @@ def random_bits(key, draw, count, xp, second_key=_SECOND_KEY, stream=0):
     """
     counters = -(-count // 4)
     if counters > 2**32:
-        raise ValueError(
-            f"One draw gives at most 2^34 random words, but {count} were asked for. Draw in parts."
-        )
+        raise ValueError(f"One draw gives at most 2^34 random words, but {count} were asked for. Draw in parts.")
     if xp is np and isinstance(draw, np.ndarray) and 0 < counters <= _SMALL:
         draw, key = draw.item(), key.item() if isinstance(key, np.ndarray) else key
         group = _group_of_draws(key, draw // _GROUP, counters, second_key, stream)
@@ -165,9 +163,7 @@ def _round_keys(key, second_key, xp):
 def _constants(xp):
     """The multipliers (2, 1), and for every round what is added to the key (rounds, 2, 1)."""
     multipliers = np.array(_MULTIPLIERS, np.uint32)[:, None]
-    schedule = np.array([[i * w & _WORD for w in _WEYL] for i in range(_ROUNDS)], np.uint32)[
-        :, :, None
-    ]
+    schedule = np.array([[i * w & _WORD for w in _WEYL] for i in range(_ROUNDS)], np.uint32)[:, :, None]
     return xp.asarray(multipliers), xp.asarray(schedule)
 
 
@@ -375,8 +371,7 @@ def set_seed(seed):
     """
     if not isinstance(seed, int):
         raise ValueError(
-            f"set_random_seed expected an integer seed, but got {seed!r} "
-            f"({type(seed).__name__}). Pass an int."
+            f"set_random_seed expected an integer seed, but got {seed!r} ({type(seed).__name__}). Pass an int."
         )
     if not 0 <= seed <= _WORD:
         raise ValueError(f"set_random_seed expected a seed from 0 to 2^32 - 1, but got {seed}.")

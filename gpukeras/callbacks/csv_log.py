@@ -3,6 +3,7 @@
 import collections.abc
 import csv
 import os
+from typing import Any
 
 import numpy as np
 
@@ -37,10 +38,10 @@ class CSVLogger(Callback):
         self.filename = os.fspath(filename)
         self.sep = separator
         self.append = append
-        self.writer = None
-        self.keys = None
+        self.writer: Any = None
+        self.keys: Any = None
         self.append_header = True
-        self.csv_file = None
+        self.csv_file: Any = None
 
     def on_train_begin(self, logs=None):
         if self.append and os.path.exists(self.filename):
@@ -57,7 +58,8 @@ class CSVLogger(Callback):
         if self.writer is None:
             self._write_header(logs)
         row = {key: _cell(logs.get(key, "NA")) for key in self.keys}
-        self.writer.writerow({"epoch": epoch, **row})
+        writer: Any = self.writer
+        writer.writerow({"epoch": epoch, **row})
         self.csv_file.flush()
 
     def _write_header(self, logs):

@@ -2,6 +2,7 @@
 
 import operator
 import warnings
+from typing import Any
 
 from gpukeras.backend import dtypes
 from gpukeras.callbacks.base import Callback
@@ -23,7 +24,7 @@ class MonitorCallback(Callback):
         True
     """
 
-    def __init__(self, monitor="val_loss", mode="auto", baseline=None, min_delta=0):
+    def __init__(self, monitor="val_loss", mode="auto", baseline=None, min_delta: float = 0):
         super().__init__()
         if mode not in ("auto", "min", "max"):
             warnings.warn(
@@ -35,7 +36,7 @@ class MonitorCallback(Callback):
         self.mode = mode
         self.best = baseline
         self.min_delta = abs(min_delta)
-        self.monitor_op = None  # less or greater; metrics know which only once they are built
+        self.monitor_op: Any = None  # less or greater; metrics know which only once they are built
 
     def _set_monitor_op(self):
         if self.mode == "auto":
@@ -68,5 +69,6 @@ class MonitorCallback(Callback):
             self._set_monitor_op()
         sign = -1 if self.monitor_op is operator.lt else 1
         # Compared as floatx, as in Keras: 0.7 + 0.1 is 0.8 there, but not among Python's floats.
-        number = dtypes.as_dtype(dtypes.floatx()).type
-        return bool(self.monitor_op(number(value - sign * self.min_delta), number(reference)))
+        number: Any = dtypes.as_dtype(dtypes.floatx()).type
+        is_better: Any = self.monitor_op
+        return bool(is_better(number(value - sign * self.min_delta), number(reference)))

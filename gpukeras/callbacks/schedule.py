@@ -44,7 +44,7 @@ class LearningRateScheduler(Callback):
             rate = self.schedule(epoch)
         if isinstance(rate, Tensor) and rate.shape == ():
             rate = float(rate)
-        if not isinstance(rate, (float, np.float32, np.float64)):
+        if not isinstance(rate, (float, np.floating)):
             raise ValueError(f"The output of the `schedule` function should be a float. Got: {rate}")
         optimizer.learning_rate = rate
         if self.verbose > 0:

@@ -48,8 +48,8 @@ from gpukeras.layers.merging import (
     subtract,
 )
 from gpukeras.layers.multi_head_attention import (
-    GroupQueryAttention,
     GroupedQueryAttention,
+    GroupQueryAttention,
     MultiHeadAttention,
 )
 from gpukeras.layers.normalization import (

@@ -48,17 +48,9 @@ class CallArguments:
         values = {}
         if call_signature.is_variadic:
             bound = call_signature.signature
-            bound = (
-                bound.bind
-                if "self" not in bound.parameters
-                else functools.partial(bound.bind, layer)
-            )(
+            bound = (bound.bind if "self" not in bound.parameters else functools.partial(bound.bind, layer))(
                 *args,
-                **{
-                    k: v
-                    for k, v in kwargs.items()
-                    if k != "training" or call_signature.has_training
-                },
+                **{k: v for k, v in kwargs.items() if k != "training" or call_signature.has_training},
             )
             self.given = set(bound.arguments)
             bound.apply_defaults()
@@ -75,9 +67,7 @@ class CallArguments:
                 if name not in names:
                     if name == "training":
                         continue
-                    raise TypeError(
-                        f"{_who(layer)}: call() has no argument {name!r}; it has {', '.join(names)}."
-                    )
+                    raise TypeError(f"{_who(layer)}: call() has no argument {name!r}; it has {', '.join(names)}.")
                 values[name] = value
             missing = [name for name in names if name not in values]
             if missing:
@@ -93,10 +83,7 @@ class CallArguments:
             elif isinstance(value, (list, tuple, dict)) and value:
                 leaves = flatten(value)
                 are_tensors = [isinstance(leaf, (Tensor, KerasTensor)) for leaf in leaves]
-                if all(
-                    is_tensor or leaf is None
-                    for is_tensor, leaf in zip(are_tensors, leaves, strict=True)
-                ):
+                if all(is_tensor or leaf is None for is_tensor, leaf in zip(are_tensors, leaves, strict=True)):
                     if any(are_tensors):
                         self.tensors[name] = value
                 elif any(are_tensors):

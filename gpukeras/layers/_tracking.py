@@ -92,9 +92,7 @@ class TrackedList(list):
         return self
 
     def __setitem__(self, index, item):
-        super().__setitem__(
-            index, wrap(self.tracker, list(item) if isinstance(index, slice) else item)
-        )
+        super().__setitem__(index, wrap(self.tracker, list(item) if isinstance(index, slice) else item))
 
     def __delitem__(self, index):
         gone = self[index]

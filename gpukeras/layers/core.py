@@ -147,9 +147,7 @@ class Embedding(Layer):
         quantization_config=None,
         **kwargs,
     ):
-        kwargs.pop(
-            "input_length", None
-        )  # Keras accepts it for old programs; shapes tell the length
+        kwargs.pop("input_length", None)  # Keras accepts it for old programs; shapes tell the length
         super().__init__(**kwargs)
         refuse(
             self,
@@ -277,19 +275,11 @@ class Lambda(Layer):
         if self._output_shape is None:
             return self.call(*args, **kwargs)
         shape = arguments.first.shape
-        found = (
-            self._output_shape(shape)
-            if callable(self._output_shape)
-            else (shape[0], *self._output_shape)
-        )
+        found = self._output_shape(shape) if callable(self._output_shape) else (shape[0], *self._output_shape)
         return KerasTensor(found, self.compute_dtype)
 
     def _constructor_argument(self, name, default):
-        return (
-            self._output_shape
-            if name == "output_shape"
-            else super()._constructor_argument(name, default)
-        )
+        return self._output_shape if name == "output_shape" else super()._constructor_argument(name, default)
 
     def get_config(self):
         """The arguments; the function by its registered name."""
@@ -351,9 +341,7 @@ def positive_integer(layer, name, value):
         ValueError: where it is not a whole number above 0.
     """
     if not hasattr(value, "__index__") or isinstance(value, bool) or value <= 0:
-        raise ValueError(
-            f"{type(layer).__name__}: {name} must be a whole number above 0, but got {value!r}."
-        )
+        raise ValueError(f"{type(layer).__name__}: {name} must be a whole number above 0, but got {value!r}.")
     return int(value)
 
 
@@ -368,13 +356,12 @@ def _named_function(identifier):
 
     name = identifier.get("config") if isinstance(identifier, dict) else identifier
     if not isinstance(name, str):
-        raise TypeError(
-            "Lambda takes a function; a file cannot carry a lambda's code, only the name of a function."
-        )
+        raise TypeError("Lambda takes a function; a file cannot carry a lambda's code, only the name of a function.")
     found = registry.find(name, ["activation"])
     if found is None:
         raise ValueError(
-            f"Lambda: no function is known by the name {name!r}. Pass custom_objects={{{name!r}: function}} when loading."
+            f"Lambda: no function is known by the name {name!r}. "
+            f"Pass custom_objects={{{name!r}: function}} when loading."
         )
     return found
 

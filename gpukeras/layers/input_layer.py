@@ -44,9 +44,7 @@ class InputLayer(Layer):
     ):
         super().__init__(name=name, **kwargs)
         if sparse or ragged:
-            raise NotImplementedError(
-                "Input: sparse=True and ragged=True are not supported; pass dense arrays."
-            )
+            raise NotImplementedError("Input: sparse=True and ragged=True are not supported; pass dense arrays.")
         if input_tensor is not None:
             raise NotImplementedError(
                 "Input: tensor/input_tensor is not supported; Model(inputs, outputs) takes any KerasTensors."

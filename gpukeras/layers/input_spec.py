@@ -45,9 +45,7 @@ class InputSpec:
         self.optional = optional
 
     def __repr__(self):
-        shown = {
-            name: value for name, value in vars(self).items() if value not in (None, {}, False)
-        }
+        shown = {name: value for name, value in vars(self).items() if value not in (None, {}, False)}
         return f"InputSpec({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     def problem_with(self, x):
@@ -84,9 +82,7 @@ def check_inputs(specs, inputs, layer):
     if isinstance(specs, dict) and isinstance(inputs, dict):
         missing = [name for name in specs if name not in inputs]
         if missing:
-            raise ValueError(
-                f"{_who(layer)} needs inputs named {list(specs)}, but got {list(inputs)}. Add {missing}."
-            )
+            raise ValueError(f"{_who(layer)} needs inputs named {list(specs)}, but got {list(inputs)}. Add {missing}.")
         pairs = [(specs[name], inputs[name]) for name in specs]
     else:
         specs, leaves = flatten(specs), flatten(inputs)
@@ -101,9 +97,7 @@ def check_inputs(specs, inputs, layer):
         if spec is not None and problem is not None:
             name = f" for input {spec.name!r}" if spec.name else ""
             got = "nothing" if x is None else f"shape {tuple(x.shape)}"
-            raise ValueError(
-                f"{_who(layer)} expected {problem}{name}, but got {got}. {_advice(spec, x, layer)}"
-            )
+            raise ValueError(f"{_who(layer)} expected {problem}{name}, but got {got}. {_advice(spec, x, layer)}")
 
 
 def _who(layer):

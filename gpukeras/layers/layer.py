@@ -145,9 +145,7 @@ class Layer(Configurable):
     @property
     def _own_variables(self):
         own = self._tracker.stores["variable"]
-        return [v for v in own if _starts_trainable(v)] + [
-            v for v in own if not _starts_trainable(v)
-        ]
+        return [v for v in own if _starts_trainable(v)] + [v for v in own if not _starts_trainable(v)]
 
     def _flatten_layers(self, include_self=True, recursive=True):
         layers = [self] if include_self else []
@@ -188,9 +186,7 @@ class Layer(Configurable):
             The Variable.
         """
         if isinstance(shape, str):
-            raise ValueError(
-                f"add_weight: pass the name as a keyword: add_weight(shape=..., name={shape!r})."
-            )
+            raise ValueError(f"add_weight: pass the name as a keyword: add_weight(shape=..., name={shape!r}).")
         shape = () if shape is None else (shape,) if isinstance(shape, int) else tuple(shape)
         if any(size is None for size in shape):
             raise ValueError(
@@ -393,9 +389,7 @@ class Layer(Configurable):
     def losses(self):
         """Scalars to be added to the loss: from `add_loss`, and of every regularizer."""
         found = [loss for layer in self._flatten_layers() for loss in layer._losses]
-        return found + [
-            v.regularizer(v) for v in self.trainable_weights if v.regularizer is not None
-        ]
+        return found + [v.regularizer(v) for v in self.trainable_weights if v.regularizer is not None]
 
     def _clear_losses(self):
         for layer in self._flatten_layers():
@@ -428,9 +422,7 @@ class Layer(Configurable):
                 return KerasTensor(x.shape, x.dtype) if isinstance(x, Tensor) else x
 
             with setting(symbolic=True):
-                self.call(
-                    **self._call_values(arguments, map_structure(placeholder, arguments.values))
-                )
+                self.call(**self._call_values(arguments, map_structure(placeholder, arguments.values)))
         if not self.built:
             self._finish_building(None)
 
@@ -494,9 +486,7 @@ class Layer(Configurable):
 
             training = kwargs.get("training")
             if training is None:
-                training = (
-                    arguments.values.get("training") if "training" in arguments.given else None
-                )
+                training = arguments.values.get("training") if "training" in arguments.given else None
             if training is None:
                 training = current.training
             if training is None:
@@ -561,12 +551,7 @@ class Layer(Configurable):
         return cast
 
     def _cast_symbolic(self, x):
-        if (
-            self.autocast
-            and "float" in x.dtype
-            and x.dtype != self.input_dtype
-            and "float" in self.input_dtype
-        ):
+        if self.autocast and "float" in x.dtype and x.dtype != self.input_dtype and "float" in self.input_dtype:
             cast = KerasTensor(x.shape, self.input_dtype)
             cast._keras_mask = x._keras_mask
             cast._keras_history = x._keras_history
@@ -715,9 +700,7 @@ class Layer(Configurable):
             variable.assign(np.asarray(store[str(i)]))
 
     def __repr__(self):
-        return (
-            f"<{type(self).__name__} name={self.name}, built={self.__dict__.get('built', False)}>"
-        )
+        return f"<{type(self).__name__} name={self.name}, built={self.__dict__.get('built', False)}>"
 
     def __getstate__(self):
         state = dict(vars(self))
@@ -754,9 +737,7 @@ def _building(build):
 
 
 def _depth_of_subclass_init(layer):
-    return 2 + sum(
-        "__init__" in vars(cls) for cls in type(layer).__mro__ if cls not in (Layer, object)
-    )
+    return 2 + sum("__init__" in vars(cls) for cls in type(layer).__mro__ if cls not in (Layer, object))
 
 
 def _starts_trainable(variable):
@@ -768,11 +749,7 @@ def _mask_of(x):
 
 
 def _is_foreign_array(x):
-    return (
-        hasattr(x, "__array__")
-        or hasattr(x, "__dlpack__")
-        or hasattr(x, "__cuda_array_interface__")
-    )
+    return hasattr(x, "__array__") or hasattr(x, "__dlpack__") or hasattr(x, "__cuda_array_interface__")
 
 
 def _unique(items):
@@ -792,11 +769,7 @@ def _as_shape(shape):
 def _map_shapes(function, shapes):
     if isinstance(shapes, dict):
         return {name: _map_shapes(function, shape) for name, shape in shapes.items()}
-    if (
-        isinstance(shapes, (list, tuple))
-        and shapes
-        and not isinstance(shapes[0], (int, type(None)))
-    ):
+    if isinstance(shapes, (list, tuple)) and shapes and not isinstance(shapes[0], (int, type(None))):
         return type(shapes)(_map_shapes(function, shape) for shape in shapes)
     return function(tuple(shapes))
 

@@ -42,9 +42,7 @@ class _Merge(Layer):
     def call(self, inputs):
         """The inputs combined."""
         if not isinstance(inputs, (list, tuple)):
-            raise ValueError(
-                f"{type(self).__name__} {self.name!r} takes a list of inputs, but got {inputs!r}."
-            )
+            raise ValueError(f"{type(self).__name__} {self.name!r} takes a list of inputs, but got {inputs!r}.")
         return self._merge([_with_rank(x, max(len(i.shape) for i in inputs)) for x in inputs])
 
     def _merge(self, inputs):
@@ -63,11 +61,7 @@ class _Merge(Layer):
                     f"{type(self).__name__} {self.name!r}: the input shapes {list(map(tuple, input_shape))} do not "
                     f"fit together on axis {axis}."
                 )
-            result[axis] = (
-                None
-                if None in sizes and not known or axis == 0 and None in sizes
-                else next(iter(known), 1)
-            )
+            result[axis] = None if None in sizes and not known or axis == 0 and None in sizes else next(iter(known), 1)
         return tuple(result)
 
     def _output_spec(self, arguments, args, kwargs):
@@ -116,9 +110,7 @@ class Subtract(_Merge):
         """Check that there are two inputs."""
         super().build(input_shape)
         if len(input_shape) != 2:
-            raise ValueError(
-                f"Subtract {self.name!r} takes exactly 2 inputs, but got {len(input_shape)}."
-            )
+            raise ValueError(f"Subtract {self.name!r} takes exactly 2 inputs, but got {len(input_shape)}.")
 
     def _merge(self, inputs):
         return ops.subtract(inputs[0], inputs[1])
@@ -205,9 +197,7 @@ class Concatenate(_Merge):
     def call(self, inputs):
         """The inputs joined."""
         if not isinstance(inputs, (list, tuple)):
-            raise ValueError(
-                f"Concatenate {self.name!r} takes a list of inputs, but got {inputs!r}."
-            )
+            raise ValueError(f"Concatenate {self.name!r} takes a list of inputs, but got {inputs!r}.")
         return ops.concatenate(list(inputs), axis=self.axis)
 
     def compute_output_shape(self, input_shape):
@@ -269,9 +259,7 @@ class Dot(_Merge):
     def __init__(self, axes, normalize=False, **kwargs):
         super().__init__(**kwargs)
         if not isinstance(axes, int) and not (
-            isinstance(axes, (list, tuple))
-            and len(axes) == 2
-            and all(isinstance(a, int) for a in axes)
+            isinstance(axes, (list, tuple)) and len(axes) == 2 and all(isinstance(a, int) for a in axes)
         ):
             raise (TypeError if not isinstance(axes, (list, tuple)) else ValueError)(
                 f"Dot: axes must be a whole number or two of them, but got {axes!r}."
@@ -286,9 +274,7 @@ class Dot(_Merge):
     def build(self, input_shape):
         """Check that the summed axes agree."""
         if not isinstance(input_shape, (list, tuple)) or len(input_shape) != 2:
-            raise ValueError(
-                f"Dot {self.name!r} takes a list of 2 inputs, but got shapes {input_shape}."
-            )
+            raise ValueError(f"Dot {self.name!r} takes a list of 2 inputs, but got shapes {input_shape}.")
         self.compute_output_shape(input_shape)
 
     def call(self, inputs):
@@ -338,9 +324,7 @@ def _with_rank(x, rank):
 def _check_list(layer, shapes):
     is_list = isinstance(shapes, (list, tuple)) and shapes and isinstance(shapes[0], (list, tuple))
     if not is_list:
-        raise ValueError(
-            f"{type(layer).__name__} {layer.name!r} takes a list of inputs, but got the shape {shapes}."
-        )
+        raise ValueError(f"{type(layer).__name__} {layer.name!r} takes a list of inputs, but got the shape {shapes}.")
 
 
 def add(inputs, **kwargs):

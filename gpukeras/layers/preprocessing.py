@@ -32,9 +32,7 @@ class Rescaling(Layer):
     def call(self, inputs):
         """The input, scaled and shifted."""
         x = ops.cast(inputs, self.compute_dtype)
-        return x * ops.cast(self.scale, self.compute_dtype) + ops.cast(
-            self.offset, self.compute_dtype
-        )
+        return x * ops.cast(self.scale, self.compute_dtype) + ops.cast(self.offset, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         """The input's shape."""

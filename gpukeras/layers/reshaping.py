@@ -73,9 +73,7 @@ class Reshape(Layer):
         super().__init__(**kwargs)
         self.target_shape = tuple(target_shape)
         if self.target_shape.count(-1) > 1:
-            raise ValueError(
-                f"Reshape: only one size of target_shape may be -1, but got {self.target_shape}."
-            )
+            raise ValueError(f"Reshape: only one size of target_shape may be -1, but got {self.target_shape}.")
 
     def compute_output_shape(self, input_shape):
         """(batch, *target_shape)."""
@@ -83,11 +81,7 @@ class Reshape(Layer):
         if None in rest:
             return (input_shape[0], *(None if size == -1 else size for size in sizes))
         total, known = math.prod(rest), math.prod(size for size in sizes if size != -1)
-        fits = (
-            total == known
-            if -1 not in sizes
-            else (known == 0 and total == 0) or (known and total % known == 0)
-        )
+        fits = total == known if -1 not in sizes else (known == 0 and total == 0) or (known and total % known == 0)
         if not fits:
             raise ValueError(
                 f"Reshape {self.name!r} cannot turn samples of shape {tuple(rest)} ({total} elements) into {sizes}."
@@ -122,9 +116,7 @@ class Permute(Layer):
         super().__init__(**kwargs)
         self.dims = tuple(dims)
         if sorted(self.dims) != list(range(1, len(self.dims) + 1)):
-            raise ValueError(
-                f"Permute: dims must hold every axis from 1 to its length once, but got {self.dims}."
-            )
+            raise ValueError(f"Permute: dims must hold every axis from 1 to its length once, but got {self.dims}.")
         self.input_spec = InputSpec(ndim=len(self.dims) + 1)
 
     def compute_output_shape(self, input_shape):
@@ -156,9 +148,7 @@ class RepeatVector(Layer):
     def __init__(self, n, **kwargs):
         super().__init__(**kwargs)
         if not isinstance(n, int):
-            raise TypeError(
-                f"RepeatVector: n must be a whole number, but got {n!r} ({type(n).__name__})."
-            )
+            raise TypeError(f"RepeatVector: n must be a whole number, but got {n!r} ({type(n).__name__}).")
         self.n = n
         self.input_spec = InputSpec(ndim=2)
 

@@ -60,8 +60,7 @@ class Functional(Model):
         Model.__init__(self, name=name, **kwargs)
         flat_inputs, flat_outputs = flatten(inputs), flatten(outputs)
         if not all(
-            tensor._keras_history and isinstance(tensor._keras_history[0], InputLayer)
-            for tensor in flat_inputs
+            tensor._keras_history and isinstance(tensor._keras_history[0], InputLayer) for tensor in flat_inputs
         ):
             flat_inputs, flat_outputs = clone(
                 flat_inputs,
@@ -174,9 +173,7 @@ class Functional(Model):
             else:
                 args, kwargs = _filled(template, values)
                 if "training" in kwargs and current.training is not None:
-                    kwargs["training"] = (
-                        current.training
-                    )  # as in Keras, fit() and predict() know better
+                    kwargs["training"] = current.training  # as in Keras, fit() and predict() know better
                 outputs = operation(*args, **kwargs)
             if len(slots) == 1 and not isinstance(outputs, (list, tuple, dict)):
                 values[slots[0]] = outputs
@@ -190,10 +187,7 @@ class Functional(Model):
     def compute_output_shape(self, input_shape):
         """The shapes of the outputs for inputs of these shapes."""
         flat = _flat_shapes(input_shape)
-        known = [
-            KerasTensor(shape, tensor.dtype)
-            for shape, tensor in zip(flat, self._inputs, strict=True)
-        ]
+        known = [KerasTensor(shape, tensor.dtype) for shape, tensor in zip(flat, self._inputs, strict=True)]
         with setting(symbolic=True):
             return map_structure(lambda tensor: tensor.shape, self._run(known))
 
@@ -208,17 +202,13 @@ class Functional(Model):
             names = [tensor.name for tensor in self._inputs]
             missing = [name for name in names if name not in inputs]
             if missing:
-                raise ValueError(
-                    f"{self._who()} needs inputs named {names}, but got {sorted(inputs)}."
-                )
+                raise ValueError(f"{self._who()} needs inputs named {names}, but got {sorted(inputs)}.")
             inputs = [inputs[name] for name in names]
         if isinstance(structure, dict):
             if isinstance(inputs, dict):
                 missing = [key for key in structure if key not in inputs]
                 if missing:
-                    raise ValueError(
-                        f"{self._who()} needs inputs named {list(structure)}, but got {list(inputs)}."
-                    )
+                    raise ValueError(f"{self._who()} needs inputs named {list(structure)}, but got {list(inputs)}.")
                 flat = [inputs[key] for key in sorted(structure)]
             else:
                 flat = flatten(inputs)
@@ -226,9 +216,7 @@ class Functional(Model):
             flat = [inputs]
         elif len(self._inputs) == 1 and not isinstance(inputs, (list, tuple, dict)):
             flat = [inputs]
-        elif (
-            len(self._inputs) == 1 and not isinstance(structure, (list, tuple)) and len(inputs) != 1
-        ):
+        elif len(self._inputs) == 1 and not isinstance(structure, (list, tuple)) and len(inputs) != 1:
             flat = [convert_to_array(inputs)]
         else:
             flat = flatten(inputs)
@@ -241,9 +229,7 @@ class Functional(Model):
     def _fit(self, x, tensor):
         if x is None:
             if not tensor._keras_history[0].optional:
-                raise ValueError(
-                    f"{self._who()}: the input {tensor.name!r} is not optional, but got None."
-                )
+                raise ValueError(f"{self._who()}: the input {tensor.name!r} is not optional, but got None.")
             return None
         if not isinstance(x, KerasTensor):
             mask = getattr(x, "_keras_mask", None)
@@ -370,9 +356,7 @@ class _Rebuilding:
                     operation(*arguments[0], **arguments[1])
             if len(later) == len(waiting):
                 names = sorted({operation.name for operation, _ in later})
-                raise ValueError(
-                    f"The model's config is not a graph that can be computed; unresolved: {names}."
-                )
+                raise ValueError(f"The model's config is not a graph that can be computed; unresolved: {names}.")
             waiting = later
 
     def _arguments(self, node) -> Any:
@@ -400,9 +384,7 @@ class _Rebuilding:
     def tensor(self, name, node_index, tensor_index):
         """The KerasTensor of a layer's name, call and output number."""
         if name not in self.made:
-            raise ValueError(
-                f"The model's config names the layer {name!r}, but has none of that name."
-            )
+            raise ValueError(f"The model's config names the layer {name!r}, but has none of that name.")
         node = self.made[name]._inbound_nodes[self.earlier_calls[name] + node_index]
         return node.outputs[tensor_index]
 
@@ -438,9 +420,7 @@ def _plan(graph):
         template = map_structure(to_slot, (list(node.args), dict(node.kwargs)))
         for tensor in node.outputs:
             slots.setdefault(id(tensor), len(slots))
-        steps.append(
-            (node.operation, single, template, [slots[id(tensor)] for tensor in node.outputs])
-        )
+        steps.append((node.operation, single, template, [slots[id(tensor)] for tensor in node.outputs]))
     return len(slots), steps, [slots[id(tensor)] for tensor in graph.outputs]
 
 
@@ -468,11 +448,7 @@ def _packed(structure, leaves):
 
 
 def _single(structure):
-    return (
-        structure[0]
-        if isinstance(structure, (list, tuple)) and _has_one_item(structure)
-        else structure
-    )
+    return structure[0] if isinstance(structure, (list, tuple)) and _has_one_item(structure) else structure
 
 
 def _has_one_item(structure):

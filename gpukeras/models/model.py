@@ -71,9 +71,7 @@ class Model(Trainer, Layer):
 
     @layers.setter
     def layers(self, value):
-        raise AttributeError(
-            "Model.layers lists the layers and cannot be set. Use another name for the attribute."
-        )
+        raise AttributeError("Model.layers lists the layers and cannot be set. Use another name for the attribute.")
 
     def get_layer(self, name=None, index=None):
         """The layer of a name, or at an index of `layers`.
@@ -85,15 +83,14 @@ class Model(Trainer, Layer):
             raise ValueError("get_layer takes a name or an index, and one of them is needed.")
         if index is not None:
             if not -len(self.layers) <= index < len(self.layers):
-                raise ValueError(
-                    f"Model {self.name!r} has {len(self.layers)} layers, but layer {index} was asked for."
-                )
+                raise ValueError(f"Model {self.name!r} has {len(self.layers)} layers, but layer {index} was asked for.")
             return self.layers[index]
         for layer in self.layers:
             if layer.name == name:
                 return layer
         raise ValueError(
-            f"Model {self.name!r} has no layer {name!r}. {registry.suggest(name, [layer.name for layer in self.layers])}"
+            f"Model {self.name!r} has no layer {name!r}. "
+            f"{registry.suggest(name, [layer.name for layer in self.layers])}"
         )
 
     def summary(
@@ -174,9 +171,7 @@ class Model(Trainer, Layer):
 
     def quantize(self, *args, **kwargs):
         """Not supported."""
-        raise NotImplementedError(
-            "Model.quantize is not supported; a policy such as 'mixed_float16' is the nearest."
-        )
+        raise NotImplementedError("Model.quantize is not supported; a policy such as 'mixed_float16' is the nearest.")
 
     def get_config(self):
         """The constructor's arguments of a subclass."""
@@ -207,25 +202,17 @@ class Model(Trainer, Layer):
             super().build_from_config(config)
             return
         try:
-            self(
-                _placeholders(
-                    config.get("input_shape", config.get("shapes_dict")), self.input_dtype
-                )
-            )
+            self(_placeholders(config.get("input_shape", config.get("shapes_dict")), self.input_dtype))
         except Exception as error:
             warnings.warn(
-                f"Model {self.name!r} could not be built for {config} while loading: {error}. Build it by calling it on "
-                f"data, then load its weights.",
+                f"Model {self.name!r} could not be built for {config} while loading: {error}. "
+                f"Build it by calling it on data, then load its weights.",
                 stacklevel=2,
             )
 
 
 def _is_functional_call(args, kwargs):
-    if (
-        len(args) >= 2
-        or (len(args) == 1 and "outputs" in kwargs)
-        or ("inputs" in kwargs and "outputs" in kwargs)
-    ):
+    if len(args) >= 2 or (len(args) == 1 and "outputs" in kwargs) or ("inputs" in kwargs and "outputs" in kwargs):
         given = args[0] if args else kwargs["inputs"]
         return given is not None
     return False

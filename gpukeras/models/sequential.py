@@ -62,9 +62,7 @@ class Sequential(Model):
                 layer = origin
         if not isinstance(layer, Layer):
             hint = " Call it first: Dense(...), not Dense." if inspect.isclass(layer) else ""
-            raise ValueError(
-                f"Sequential takes layers, but got {layer!r} ({type(layer).__name__}).{hint}"
-            )
+            raise ValueError(f"Sequential takes layers, but got {layer!r} ({type(layer).__name__}).{hint}")
         if not self._stack and getattr(layer, "_input_shape_arg", None) is not None:
             self.add(InputLayer(shape=layer._input_shape_arg), rebuild=False)
         if any(known.name == layer.name and known is not layer for known in self._stack):
@@ -76,9 +74,7 @@ class Sequential(Model):
                 raise ValueError(
                     f"Sequential {self.name!r} has an Input of shape {self._stack[0].batch_shape} already."
                 )
-            raise ValueError(
-                f"Sequential {self.name!r}: the Input must be the first entry, but has come after layers."
-            )
+            raise ValueError(f"Sequential {self.name!r}: the Input must be the first entry, but has come after layers.")
         self._stack.append(layer)
         if rebuild:
             self._rebuild()
@@ -112,19 +108,16 @@ class Sequential(Model):
     def build(self, input_shape=None):
         """Make all weights for inputs of this shape."""
         if not self._stack:
-            raise ValueError(
-                f"Sequential {self.name!r} has no layers yet. Add some with model.add(layer)."
-            )
-        if not isinstance(input_shape, (tuple, list)) or any(
-            isinstance(s, (list, tuple, dict)) for s in input_shape
-        ):
+            raise ValueError(f"Sequential {self.name!r} has no layers yet. Add some with model.add(layer).")
+        if not isinstance(input_shape, (tuple, list)) or any(isinstance(s, (list, tuple, dict)) for s in input_shape):
             return  # several inputs: the layers are built by the call itself
         input_shape = tuple(input_shape)
         first = self._stack[0]
         if isinstance(first, InputLayer):
             if first.batch_shape != input_shape and not _fits(first.batch_shape, input_shape):
                 raise ValueError(
-                    f"Sequential {self.name!r} takes inputs of shape {first.batch_shape}, but build() got {input_shape}."
+                    f"Sequential {self.name!r} takes inputs of shape {first.batch_shape}, "
+                    f"but build() got {input_shape}."
                 )
         else:
             self._stack.insert(0, InputLayer(batch_shape=input_shape, dtype=first.compute_dtype))
@@ -183,9 +176,7 @@ class Sequential(Model):
     @property
     def layers(self):
         """The layers without the InputLayer."""
-        return [
-            layer for i, layer in enumerate(self._stack) if i or not isinstance(layer, InputLayer)
-        ]
+        return [layer for i, layer in enumerate(self._stack) if i or not isinstance(layer, InputLayer)]
 
     @layers.setter
     def layers(self, value):
@@ -240,9 +231,7 @@ class Sequential(Model):
             "name": self.name,
             "trainable": self.trainable,
             "dtype": serialize.serialize_keras_object(self.dtype_policy),
-            "layers": [
-                copy.deepcopy(serialize.serialize_keras_object(layer)) for layer in self._stack
-            ],
+            "layers": [copy.deepcopy(serialize.serialize_keras_object(layer)) for layer in self._stack],
         }
         if self._functional is not None:
             config["build_input_shape"] = self._stack[0].batch_shape
@@ -252,9 +241,7 @@ class Sequential(Model):
     def from_config(cls, config, custom_objects=None):
         """A new model from what `get_config` returned."""
         if "layers" not in config:
-            raise ValueError(
-                f"A Sequential config needs the keys 'name' and 'layers', but got {sorted(config)}."
-            )
+            raise ValueError(f"A Sequential config needs the keys 'name' and 'layers', but got {sorted(config)}.")
         model = cls(name=config.get("name"))
         with registry.custom_object_scope(custom_objects):
             for layer in config["layers"]:
@@ -275,20 +262,14 @@ def _has_input_shape(model):
 
 
 def _fits(known, shape):
-    return len(known) == len(shape) and all(
-        a is None or b is None or a == b for a, b in zip(known, shape, strict=True)
-    )
+    return len(known) == len(shape) and all(a is None or b is None or a == b for a, b in zip(known, shape, strict=True))
 
 
 def _explain_call_signature(layer, error):
     parameters = [
-        p
-        for p in layer._signature.signature.parameters.values()
-        if p.name != "self" and p.default is p.empty
+        p for p in layer._signature.signature.parameters.values() if p.name != "self" and p.default is p.empty
     ]
-    required = [
-        p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
+    required = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if len(required) > 1:
         raise ValueError(
             f"Sequential passes one input to each layer, but {type(layer).__name__} {layer.name!r} needs "

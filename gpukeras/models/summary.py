@@ -44,9 +44,7 @@ def print_summary(
     table = rich.table.Table(
         *(
             rich.table.Column(name, justify=justify, width=width)
-            for name, justify, width in zip(
-                header, alignment, _widths(positions, line_length), strict=True
-            )
+            for name, justify, width in zip(header, alignment, _widths(positions, line_length), strict=True)
         ),
         width=line_length,
         show_lines=True,
@@ -101,20 +99,12 @@ def _is_chain(model):
     if not _is_functional(model):
         return True
     nodes = model._graph.nodes
-    depths = [
-        sum(id(t) in {id(i) for i in node.inputs} for n in nodes for t in n.outputs)
-        for node in nodes
-    ]
+    depths = [sum(id(t) in {id(i) for i in node.inputs} for n in nodes for t in n.outputs) for node in nodes]
     is_single = all(len(node.inputs) <= 1 for node in nodes) and max(depths, default=0) <= 1
     operations = [node.operation for node in nodes]
     readers = [id(tensor) for node in nodes for tensor in node.inputs]
     inputs = sum(node.is_input for node in nodes)
-    return (
-        is_single
-        and inputs == 1
-        and len(readers) == len(set(readers))
-        and len(operations) == len(set(operations))
-    )
+    return is_single and inputs == 1 and len(readers) == len(set(readers)) and len(operations) == len(set(operations))
 
 
 def _widths(positions, line_length):
@@ -144,9 +134,7 @@ def _shape_text(shape):
 def _output_shape(operation):
     nodes = operation._inbound_nodes
     if nodes:
-        shapes = map_structure(
-            lambda tensor: _shape_text(tensor.shape), nodes[-1].structured_outputs
-        )
+        shapes = map_structure(lambda tensor: _shape_text(tensor.shape), nodes[-1].structured_outputs)
     elif getattr(operation, "_build_shapes", None):
         try:
             found = operation.output_shape if hasattr(operation, "output_shape") else None
@@ -208,9 +196,7 @@ def _range(operations, layer_range):
         return 0, len(operations)
     if len(layer_range) != 2 or not all(isinstance(name, str) for name in layer_range):
         raise ValueError(f"layer_range must be two layer names, but got {layer_range!r}.")
-    found = [
-        [i for i, op in enumerate(operations) if re.match(name, op.name)] for name in layer_range
-    ]
+    found = [[i for i, op in enumerate(operations) if re.match(name, op.name)] for name in layer_range]
     if not all(found):
         raise ValueError(
             f"layer_range={layer_range!r} does not fit the layers {[operation.name for operation in operations]}."

@@ -3,10 +3,9 @@
 import builtins
 import functools
 import math
+from typing import Any
 
 import numpy as np
-
-from typing import Any
 
 from gpukeras.autograd import symbolic
 from gpukeras.autograd.op import _record, op

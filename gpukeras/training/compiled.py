@@ -31,9 +31,7 @@ def split_outputs(values, names, what, has_loss=None):
     if isinstance(values, dict):
         unknown = [key for key in values if key not in names]
         if unknown and len(names) > 1:
-            raise ValueError(
-                f"{what} has the keys {sorted(values)}, but the model's outputs are {names}."
-            )
+            raise ValueError(f"{what} has the keys {sorted(values)}, but the model's outputs are {names}.")
         if len(names) == 1:
             return [values[names[0]] if names[0] in values else next(iter(values.values()))]
         return [values.get(name) for name in names]
@@ -76,9 +74,7 @@ class CompiledLosses:
     """
 
     def __init__(self, loss, loss_weights=None, output_names=None):
-        if loss_weights is not None and not isinstance(
-            loss_weights, (list, tuple, dict, int, float)
-        ):
+        if loss_weights is not None and not isinstance(loss_weights, (list, tuple, dict, int, float)):
             raise ValueError(
                 f"loss_weights must be a number, a list or a dictionary, but got {loss_weights!r} "
                 f"({type(loss_weights).__name__})."
@@ -120,9 +116,7 @@ class CompiledLosses:
         for i, identifiers in enumerate(per_output):
             for identifier, weight in zip(identifiers, weights[i], strict=True):
                 if targets[i] is None:
-                    raise ValueError(
-                        f"The output {self.names[i] or i!r} has a loss, but y has no targets for it."
-                    )
+                    raise ValueError(f"The output {self.names[i] or i!r} has a loss, but y has no targets for it.")
                 loss = _resolve_loss(identifier, targets[i], predictions[i])
                 entries.append(_OutputLoss(i, loss, weight, self.names[i] or loss.name))
         if len(entries) > 1:
@@ -145,9 +139,7 @@ class CompiledLosses:
             if count == 1:
                 return [[value for value in flatten(values) if value is not None]]
             if len(values) != count:
-                raise ValueError(
-                    f"{what} has {len(values)} entries, but the model has {count} outputs."
-                )
+                raise ValueError(f"{what} has {len(values)} entries, but the model has {count} outputs.")
         else:
             values = [values] * count
         return [[v for v in flatten(value) if v is not None] for value in values]
@@ -159,9 +151,7 @@ class CompiledLosses:
         if isinstance(given, dict):
             unknown = [key for key in given if key not in self.names]
             if unknown:
-                raise ValueError(
-                    f"loss_weights has the keys {sorted(given)}, but the outputs are {self.names}."
-                )
+                raise ValueError(f"loss_weights has the keys {sorted(given)}, but the outputs are {self.names}.")
             given = [given.get(name) for name in self.names]
         elif isinstance(given, (int, float)):
             given = [given] * len(per_output)
@@ -174,9 +164,7 @@ class CompiledLosses:
             for i, weight in zip(slots, flat, strict=True):
                 weights[i].append(weight)
             return weights
-        raise ValueError(
-            f"loss_weights has {len(flat)} entries for {len(slots)} losses. Pass one per loss."
-        )
+        raise ValueError(f"loss_weights has {len(flat)} entries for {len(slots)} losses. Pass one per loss.")
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         """The weighted sum of all losses; updates the means of the single ones."""
@@ -188,9 +176,7 @@ class CompiledLosses:
             value = entry.loss(
                 y_true,
                 y_pred,
-                sample_weight
-                if not isinstance(sample_weight, (list, tuple, dict))
-                else flatten(sample_weight)[0],
+                sample_weight if not isinstance(sample_weight, (list, tuple, dict)) else flatten(sample_weight)[0],
             )
             return value if entry.weight is None else value * entry.weight
         predictions = split_outputs(y_pred, self.names, "the model's output")
@@ -253,11 +239,7 @@ class CompiledMetrics:
         """Make the metrics of each output; shapes decide what "accuracy" means."""
         self.names = output_names_of(y_pred, self.output_names)
         predictions = split_outputs(y_pred, self.names, "the model's output")
-        targets = (
-            split_outputs(y_true, self.names, "y")
-            if self._takes_all(y_true)
-            else list(flatten(y_true))
-        )
+        targets = split_outputs(y_true, self.names, "y") if self._takes_all(y_true) else list(flatten(y_true))
         targets += [None] * (len(self.names) - len(targets))
         entries, counts = [], {}
         for values, takes_weights in ((self.given, False), (self.weighted, True)):
@@ -274,11 +256,7 @@ class CompiledMetrics:
         self.entries = entries
 
     def _takes_all(self, y_true):
-        return (
-            isinstance(y_true, dict)
-            or not isinstance(y_true, (list, tuple))
-            or len(y_true) == len(self.names)
-        )
+        return isinstance(y_true, dict) or not isinstance(y_true, (list, tuple)) or len(y_true) == len(self.names)
 
     def _per_output(self, values):
         count = len(self.names)
@@ -289,9 +267,7 @@ class CompiledMetrics:
         if isinstance(values, dict):
             unknown = [key for key in values if key not in self.names]
             if unknown:
-                raise ValueError(
-                    f"metrics has the keys {sorted(values)}, but the model's outputs are {self.names}."
-                )
+                raise ValueError(f"metrics has the keys {sorted(values)}, but the model's outputs are {self.names}.")
             values = [values.get(name) for name in self.names]
         if len(values) != count:
             raise ValueError(
@@ -308,11 +284,7 @@ class CompiledMetrics:
             predictions, targets = (y_pred,), (y_true,)
         else:
             predictions = split_outputs(y_pred, self.names, "the model's output")
-            targets = (
-                split_outputs(y_true, self.names, "y")
-                if self._takes_all(y_true)
-                else list(flatten(y_true))
-            )
+            targets = split_outputs(y_true, self.names, "y") if self._takes_all(y_true) else list(flatten(y_true))
         weights = split_weights(sample_weight, self.names)
         for i, metric, takes_weights, _ in self.entries:
             if takes_weights:
@@ -339,7 +311,7 @@ def _is_shape_dependent(identifier):
 
 
 def _kind_of_labels(y_true, y_pred):
-    """ "binary", "sparse" or "categorical", by the shapes as in Keras."""
+    """What the shapes say, as in Keras: binary, sparse or categorical."""
     if y_pred.shape[-1] == 1:
         return "binary"
     if len(y_true.shape) < len(y_pred.shape) or (y_true.shape[-1] == 1 and y_pred.shape[-1] > 1):

@@ -33,9 +33,7 @@ def unpack(data):
     return (*data, *([None] * (3 - len(data))))
 
 
-def open_data(
-    x, y=None, sample_weight=None, *, batch_size=None, shuffle=False, class_weight=None, steps=None
-):
+def open_data(x, y=None, sample_weight=None, *, batch_size=None, shuffle=False, class_weight=None, steps=None):
     """The right source for what `fit`, `evaluate` or `predict` was given."""
     if x is None:
         raise ValueError("There is no data: x is None. Pass arrays, or an iterable of batches.")
@@ -43,12 +41,11 @@ def open_data(
         for name, value in (("y", y), ("sample_weight", sample_weight)):
             if value is not None:
                 raise ValueError(
-                    f"{name} cannot be given beside {type(x).__name__}: the iterable yields (x, y) or (x, y, sample_weight)."
+                    f"{name} cannot be given beside {type(x).__name__}: "
+                    f"the iterable yields (x, y) or (x, y, sample_weight)."
                 )
         if batch_size is not None:
-            raise ValueError(
-                f"batch_size cannot be given beside {type(x).__name__}, which decides on its batches."
-            )
+            raise ValueError(f"batch_size cannot be given beside {type(x).__name__}, which decides on its batches.")
         return IterableData(x, class_weight=class_weight, steps=steps)
     return ArrayData(x, y, sample_weight, batch_size, shuffle, class_weight, steps)
 
@@ -58,11 +55,7 @@ def _is_batch_source(x):
         return isinstance(x, types.GeneratorType)
     if isinstance(x, (list, tuple, dict)):
         return False
-    if (
-        hasattr(x, "__array__")
-        or hasattr(x, "__dlpack__")
-        or hasattr(x, "__cuda_array_interface__")
-    ):
+    if hasattr(x, "__array__") or hasattr(x, "__dlpack__") or hasattr(x, "__cuda_array_interface__"):
         return False
     return hasattr(x, "__iter__") or hasattr(x, "__next__") or hasattr(x, "__getitem__")
 
@@ -76,9 +69,7 @@ class _Batches:
 
     def __init__(self, limit, length):
         if limit is not None and (not isinstance(limit, (int, np.integer)) or limit < 1):
-            raise ValueError(
-                f"The number of steps must be a whole number of at least 1, but got {limit!r}."
-            )
+            raise ValueError(f"The number of steps must be a whole number of at least 1, but got {limit!r}.")
         self.limit = limit
         self.length = length  # batches in a pass, None if unknown
         self.steps = length if limit is None else limit
@@ -121,16 +112,12 @@ class ArrayData(_Batches):
 
     def __init__(self, x, y, sample_weight, batch_size, shuffle, class_weight, steps):
         if class_weight is not None and sample_weight is not None:
-            raise ValueError(
-                "class_weight and sample_weight cannot both be given; multiply them yourself."
-            )
+            raise ValueError("class_weight and sample_weight cannot both be given; multiply them yourself.")
         self.structure = (_arrays(x, "x"), _arrays(y, "y"), _arrays(sample_weight, "sample_weight"))
         self.size = self._common_length()
         self.batch_size = 32 if batch_size is None else batch_size
         if not isinstance(self.batch_size, (int, np.integer)) or self.batch_size < 1:
-            raise ValueError(
-                f"batch_size must be a whole number of at least 1, but got {batch_size!r}."
-            )
+            raise ValueError(f"batch_size must be a whole number of at least 1, but got {batch_size!r}.")
         if not isinstance(shuffle, (bool, np.bool_)):
             raise ValueError(f"shuffle must be True or False for arrays, but got {shuffle!r}.")
         self.shuffle = shuffle
@@ -146,9 +133,7 @@ class ArrayData(_Batches):
                 if array is not None:
                     lengths.setdefault(array.shape[0], []).append(name)
         if len(lengths) > 1:
-            listed = ", ".join(
-                f"{'/'.join(sorted(set(names)))}: {length}" for length, names in lengths.items()
-            )
+            listed = ", ".join(f"{'/'.join(sorted(set(names)))}: {length}" for length, names in lengths.items())
             raise ValueError(f"All arrays must have the same number of samples, but got {listed}.")
         size = next(iter(lengths), 0)
         if size == 0:
@@ -168,9 +153,7 @@ class ArrayData(_Batches):
 
     def _batch(self, order, start, stop):
         rows = slice(start, stop) if order is None else order[start:stop]
-        x, y, weight = [
-            map_structure(lambda array: _rows(array, rows), part) for part in self.structure
-        ]
+        x, y, weight = [map_structure(lambda array: _rows(array, rows), part) for part in self.structure]
         return _finish_batch(x, y, weight, self.class_weight)
 
 
@@ -237,9 +220,7 @@ def _rows(array, rows):
     if isinstance(rows, slice):
         return array[rows]
     if type(array) is np.ndarray:
-        return np.take(
-            array, rows, axis=0, mode="clip"
-        )  # a mode spares NumPy a buffer; rows are in range
+        return np.take(array, rows, axis=0, mode="clip")  # a mode spares NumPy a buffer; rows are in range
     if isinstance(array, np.ndarray):  # memory-mapped: sorted reads, one pass over the file
         return np.asarray(array[rows])
     return array[devices.to_device(rows)]
@@ -281,22 +262,16 @@ def _array(leaf, name):
 
 def _check_class_weight(class_weight, y):
     if not isinstance(class_weight, dict):
-        raise ValueError(
-            f"class_weight must be a dictionary from class to weight, but got {class_weight!r}."
-        )
+        raise ValueError(f"class_weight must be a dictionary from class to weight, but got {class_weight!r}.")
     if y is None:
         raise ValueError("class_weight needs targets y, but y is None.")
     if len(flatten(y)) > 1:
-        raise ValueError(
-            "class_weight works with one output only; use sample_weight for a model with several."
-        )
+        raise ValueError("class_weight works with one output only; use sample_weight for a model with several.")
 
 
 def _weights_by_class(y, class_weight):
     """The weight of each sample's class; classes that are not named weigh 1."""
-    y = devices.to_numpy(
-        y.array if isinstance(y, Tensor) else np.asarray(y) if not devices.is_array(y) else y
-    )
+    y = devices.to_numpy(y.array if isinstance(y, Tensor) else np.asarray(y) if not devices.is_array(y) else y)
     if y.ndim > 1:
         y = y.argmax(axis=-1) if y.shape[-1] != 1 else y[..., 0]
     labels = np.round(y).astype(np.int64)
@@ -312,9 +287,7 @@ def split_validation(x, y, sample_weight, fraction):
         raise ValueError(f"validation_split must lie between 0 and 1, but got {fraction}.")
     if _is_batch_source(x):
         raise ValueError("validation_split needs arrays; pass validation_data beside an iterable.")
-    parts = [
-        _arrays(part, name) for part, name in ((x, "x"), (y, "y"), (sample_weight, "sample_weight"))
-    ]
+    parts = [_arrays(part, name) for part, name in ((x, "x"), (y, "y"), (sample_weight, "sample_weight"))]
     size = next(array.shape[0] for part in parts for array in flatten(part) if array is not None)
     cut = math.floor(size * (1 - fraction))
     if cut in (0, size):

@@ -78,21 +78,13 @@ class Trainer(_LayerBelow):
         """
         optimizer = optimizers_room.get(optimizer)
         if optimizer is not None and not isinstance(optimizer, optimizers_room.Optimizer):
-            raise TypeError(
-                f"compile: optimizer must be a name or an Optimizer, but got {optimizer!r}."
-            )
+            raise TypeError(f"compile: optimizer must be a name or an Optimizer, but got {optimizer!r}.")
         if jit_compile not in ("auto", True, False):
-            raise ValueError(
-                f'compile: jit_compile must be "auto", True or False, but got {jit_compile!r}.'
-            )
+            raise ValueError(f'compile: jit_compile must be "auto", True or False, but got {jit_compile!r}.')
         if not isinstance(steps_per_execution, int) or steps_per_execution < 1:
-            raise ValueError(
-                f"compile: steps_per_execution must be at least 1, but got {steps_per_execution!r}."
-            )
+            raise ValueError(f"compile: steps_per_execution must be at least 1, but got {steps_per_execution!r}.")
         if jit_compile is True and run_eagerly:
-            warnings.warn(
-                "run_eagerly=True rules out jit_compile=True: steps run eagerly.", stacklevel=2
-            )
+            warnings.warn("run_eagerly=True rules out jit_compile=True: steps run eagerly.", stacklevel=2)
             jit_compile = False
         if auto_scale_loss and optimizer is not None and self.dtype_policy.name == "mixed_float16":
             wrapper = getattr(optimizers_room, "LossScaleOptimizer", None)
@@ -115,9 +107,7 @@ class Trainer(_LayerBelow):
             _compile_loss=compiled_loss,
             _compile_metrics=compiled_metrics,
             _loss_tracker=metrics_room.Mean(name="loss"),
-            _compiled_trainable_state={
-                id(layer): layer.trainable for layer in self._flatten_layers()
-            },
+            _compiled_trainable_state={id(layer): layer.trainable for layer in self._flatten_layers()},
             _compile_config={
                 "optimizer": optimizer,
                 "loss": loss,
@@ -265,13 +255,9 @@ class Trainer(_LayerBelow):
         self._warn_of_changed_trainable()
         _check_count("epochs", epochs)
         if not isinstance(validation_freq, (int, list, tuple)):
-            raise ValueError(
-                f"validation_freq must be a whole number or a list, but got {validation_freq!r}."
-            )
+            raise ValueError(f"validation_freq must be a whole number or a list, but got {validation_freq!r}.")
         if validation_split and validation_data is None:
-            (x, y, sample_weight), validation_data = split_validation(
-                x, y, sample_weight, validation_split
-            )
+            (x, y, sample_weight), validation_data = split_validation(x, y, sample_weight, validation_split)
         data = open_data(
             x,
             y,
@@ -283,9 +269,7 @@ class Trainer(_LayerBelow):
         )
         validation = None
         if validation_data is not None:
-            validation = _open_validation(
-                validation_data, validation_batch_size or batch_size, validation_steps
-            )
+            validation = _open_validation(validation_data, validation_batch_size or batch_size, validation_steps)
             self._check_labels(validation)
         self._check_labels(data)
         if not isinstance(callbacks, callbacks_room.CallbackList):
@@ -309,7 +293,8 @@ class Trainer(_LayerBelow):
                         break
             finally:
                 if self.optimizer is not None and self.optimizer.built:
-                    self.optimizer.finalize_variable_values(self.trainable_variables)
+                    with step.undoable():
+                        self.optimizer.finalize_variable_values(self.trainable_variables)
             callbacks.on_train_end(logs)
         return self.history
 
@@ -346,13 +331,7 @@ class Trainer(_LayerBelow):
         if method.__func__ is default:
             return plain(self, *batch)
         x, y, sample_weight = batch
-        data = (
-            (x, y, sample_weight)
-            if sample_weight is not None
-            else (x, y)
-            if y is not None
-            else (x,)
-        )
+        data = (x, y, sample_weight) if sample_weight is not None else (x, y) if y is not None else (x,)
         with step.undoable():
             return method(data)
 
@@ -456,9 +435,7 @@ class Trainer(_LayerBelow):
             callbacks.on_predict_batch_begin(number)
             for one in batch:
                 outputs = self._predict_one(one)
-                batches.append(
-                    map_structure(lambda y: keep(y.array) if isinstance(y, Tensor) else y, outputs)
-                )
+                batches.append(map_structure(lambda y: keep(y.array) if isinstance(y, Tensor) else y, outputs))
             callbacks.on_predict_batch_end(number + len(batch) - 1, {"outputs": batches[-1]})
             if getattr(self, "stop_predicting", False):
                 break
@@ -472,11 +449,7 @@ class Trainer(_LayerBelow):
             return step.call(self, batch[0], training=False)
         x, y, sample_weight = batch
         return self.predict_step(
-            (x, y, sample_weight)
-            if sample_weight is not None
-            else (x, y)
-            if y is not None
-            else (x,)
+            (x, y, sample_weight) if sample_weight is not None else (x, y) if y is not None else (x,)
         )
 
     # --- Single batches -----------------------------------------------------------------------------------
@@ -485,9 +458,7 @@ class Trainer(_LayerBelow):
         """One update from one batch; returns its loss and metrics."""
         self._require_compiled("train_on_batch")
         if class_weight is not None and sample_weight is not None:
-            raise ValueError(
-                "class_weight and sample_weight cannot both be given; multiply them yourself."
-            )
+            raise ValueError("class_weight and sample_weight cannot both be given; multiply them yourself.")
         batch = to_batch((_plain(x), _plain(y), _plain(sample_weight)), class_weight)
         self._check_batch_labels(batch[1])
         self.reset_metrics()
@@ -508,9 +479,7 @@ class Trainer(_LayerBelow):
     def predict_on_batch(self, x):
         """The model's outputs for one batch, as NumPy arrays."""
         outputs = self._predict_one(to_batch((_plain(x),)))
-        return map_structure(
-            lambda y: devices.to_numpy(y.array) if isinstance(y, Tensor) else y, outputs
-        )
+        return map_structure(lambda y: devices.to_numpy(y.array) if isinstance(y, Tensor) else y, outputs)
 
     # --- Checks --------------------------------------------------------------------------------------------
 
@@ -524,9 +493,7 @@ class Trainer(_LayerBelow):
         now = {id(layer): layer.trainable for layer in self._flatten_layers()}
         known = self._compiled_trainable_state
         changed = [
-            layer.name
-            for layer in self._flatten_layers()
-            if known.get(id(layer), layer.trainable) != layer.trainable
+            layer.name for layer in self._flatten_layers() if known.get(id(layer), layer.trainable) != layer.trainable
         ]
         if changed:
             warnings.warn(
@@ -635,9 +602,7 @@ def _grouped(batches, size):
 def _python_logs(logs):
     """The logs with Python numbers, by sorted name, as Keras gives them to callbacks."""
     if not isinstance(logs, dict):
-        raise TypeError(
-            f"train_step and test_step must return a dictionary of logs, but got {type(logs).__name__}."
-        )
+        raise TypeError(f"train_step and test_step must return a dictionary of logs, but got {type(logs).__name__}.")
     result = {}
     for name, value in sorted(logs.items()):
         if isinstance(value, dict):
@@ -663,9 +628,7 @@ def _concatenated(batches):
 
 def _is_on_device(x):
     leaves = [leaf.array if isinstance(leaf, Tensor) else leaf for leaf in flatten(x)]
-    return bool(leaves) and all(
-        devices.is_array(leaf) and not isinstance(leaf, np.ndarray) for leaf in leaves
-    )
+    return bool(leaves) and all(devices.is_array(leaf) and not isinstance(leaf, np.ndarray) for leaf in leaves)
 
 
 def _open_validation(data, batch_size, steps):
@@ -674,9 +637,7 @@ def _open_validation(data, batch_size, steps):
     try:
         return open_data(data, steps=steps)
     except ValueError as error:
-        raise ValueError(
-            f"validation_data must be (x, y), (x, y, sample_weight) or an iterable: {error}"
-        ) from error
+        raise ValueError(f"validation_data must be (x, y), (x, y, sample_weight) or an iterable: {error}") from error
 
 
 def _is_due(epoch, frequency):
@@ -707,11 +668,7 @@ def _sparse_class_counts(model, targets):
     found = []
     if compiled.built:
         for entry in compiled.entries:
-            if (
-                _is_sparse(entry.loss)
-                and outputs is not None
-                and entry.index < min(len(flat), len(outputs))
-            ):
+            if _is_sparse(entry.loss) and outputs is not None and entry.index < min(len(flat), len(outputs)):
                 found.append((flat[entry.index], outputs[entry.index].shape[-1], entry.loss))
     elif outputs is not None and len(outputs) == len(flat) == 1 and _is_sparse(compiled.user_loss):
         found.append((flat[0], outputs[0].shape[-1], compiled.user_loss))
@@ -726,10 +683,6 @@ def _has_outputs(model):
 
 
 def _is_sparse(loss):
-    name = (
-        loss
-        if isinstance(loss, str)
-        else getattr(loss, "name", None) or getattr(loss, "__name__", "")
-    )
+    name = loss if isinstance(loss, str) else getattr(loss, "name", None) or getattr(loss, "__name__", "")
     is_class = isinstance(loss, losses_room.SparseCategoricalCrossentropy)
     return is_class or name == "sparse_categorical_crossentropy"

@@ -36,8 +36,7 @@ def to_categorical(x, num_classes=None):
         num_classes = int(labels.max()) + 1 if labels.size else 0
     if labels.size and (labels.min() < 0 or labels.max() >= num_classes):
         raise ValueError(
-            f"to_categorical: labels must lie in 0..{num_classes - 1}, but range from {labels.min()} to "
-            f"{labels.max()}."
+            f"to_categorical: labels must lie in 0..{num_classes - 1}, but range from {labels.min()} to {labels.max()}."
         )
     rows = np.zeros((labels.size, num_classes), dtypes.as_dtype(dtypes.floatx()))
     rows[np.arange(labels.size), labels.ravel()] = 1

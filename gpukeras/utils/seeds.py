@@ -28,9 +28,7 @@ def set_random_seed(seed):
         True
     """
     if not hasattr(seed, "__index__") or not 0 <= int(seed) < 2**32:
-        raise ValueError(
-            f"set_random_seed takes a whole number from 0 to 2**32 - 1, but got {seed!r}."
-        )
+        raise ValueError(f"set_random_seed takes a whole number from 0 to 2**32 - 1, but got {seed!r}.")
     python_random.seed(int(seed))
     np.random.seed(int(seed))
     random.set_seed(int(seed))

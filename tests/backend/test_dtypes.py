@@ -11,7 +11,7 @@ NAMES = ["bool", "uint8", "int8", "int16", "int32", "int64", "uint32", "float16"
 @pytest.mark.oracle
 @pytest.mark.parametrize("first", [*NAMES, int, float])
 def test_promotion_equals_keras(first):
-    from oracle import keras as oracle_keras
+    from tests.oracle import keras as oracle_keras
 
     for second in NAMES:
         if "64" in str(first) or "64" in second:

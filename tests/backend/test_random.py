@@ -56,10 +56,7 @@ def test_random_bits_are_philox_of_position_draw_and_stream(device):
     for i in (0, 1, random._BLOCK - 1, random._BLOCK, 2 * random._BLOCK + 4):
         expected = random.philox((i, 0, 77, 3), (2**32 - 1, random._SECOND_KEY))
         assert tuple(bits[4 * i : 4 * i + 4].tolist()) == expected
-    assert (
-        bits[-1]
-        == random.philox((2 * random._BLOCK + 5, 0, 77, 3), (2**32 - 1, random._SECOND_KEY))[2]
-    )
+    assert bits[-1] == random.philox((2 * random._BLOCK + 5, 0, 77, 3), (2**32 - 1, random._SECOND_KEY))[2]
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5])
@@ -157,17 +154,13 @@ def test_bits_are_balanced():
 
 
 def test_quantile_meets_the_exact_one():
-    p = np.concatenate(
-        [np.linspace(0.001, 0.999, 999), 10.0 ** -np.arange(4, 16), 1 - 2.0 ** -np.arange(8, 52)]
-    )
+    p = np.concatenate([np.linspace(0.001, 0.999, 999), 10.0 ** -np.arange(4, 16), 1 - 2.0 ** -np.arange(8, 52)])
     exact = np.array([NormalDist().inv_cdf(value) for value in p])
     np.testing.assert_allclose(random._normal_quantile(p, np), exact, rtol=2e-8, atol=2e-8)
 
 
 def test_logarithm_meets_the_exact_one():
-    v = np.concatenate(
-        [np.linspace(1e-3, 1.0, 1000), 2.0 ** -np.arange(0, 60), 1 - 2.0 ** -np.arange(2, 50)]
-    )
+    v = np.concatenate([np.linspace(1e-3, 1.0, 1000), 2.0 ** -np.arange(0, 60), 1 - 2.0 ** -np.arange(2, 50)])
     np.testing.assert_allclose(random._minus_log(v, np), -np.log(v), rtol=1e-9, atol=0)
 
 
@@ -178,9 +171,7 @@ def test_randint_covers_its_range_evenly():
     assert ((counts - 10_000) ** 2 / 10_000).sum() < 30  # chi-squared, 6 degrees: P < 0.0001
 
 
-@pytest.mark.parametrize(
-    ("minval", "maxval"), [(0, 1), (0, 2**32), (0, 2**32 + 1), (-(2**63), 2**63), (2**62, 2**63)]
-)
+@pytest.mark.parametrize(("minval", "maxval"), [(0, 1), (0, 2**32), (0, 2**32 + 1), (-(2**63), 2**63), (2**62, 2**63)])
 def test_randint_stays_in_wide_and_narrow_ranges(minval, maxval):
     values = random.randint(1, 2, 1000, minval, maxval, np).tolist()
     assert all(minval <= value < maxval for value in values)

@@ -96,8 +96,7 @@ def test_examples_run(module_name, tmp_path, monkeypatch):
         runner.run(example, out=report.append)
     if runner.failures:
         pytest.fail(
-            f"{runner.failures} of {runner.tries} lines of examples in {module_name}:\n"
-            f"{''.join(report)}",
+            f"{runner.failures} of {runner.tries} lines of examples in {module_name}:\n{''.join(report)}",
             pytrace=False,
         )
 

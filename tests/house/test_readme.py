@@ -28,4 +28,4 @@ def test_marked_commands_install_run_and_test():
     commands = [line for block in marked for line in block.splitlines() if line]
     assert len(commands) == 2
     assert "pip install" in commands[0] and "examples/digits.py" in commands[0]
-    assert commands[1].endswith("pytest")
+    assert commands[1].split(" && ")[-1].startswith("python -m pytest")

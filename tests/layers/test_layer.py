@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from helpers import assert_close
 
 import gpukeras as keras
 from gpukeras import layers, ops
 from gpukeras.autograd.tape import Tape
+from tests.helpers import assert_close
 
 X = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
 

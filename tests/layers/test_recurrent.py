@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from helpers import assert_close, values
 
 from gpukeras import activations, ops
 from gpukeras.autograd.symbolic import KerasTensor
@@ -12,6 +11,7 @@ from gpukeras.layers.layer import Layer
 from gpukeras.layers.recurrent import GRU, LSTM, SimpleRNN
 from gpukeras.layers.recurrent_cells import GRUCell, LSTMCell, SimpleRNNCell
 from gpukeras.layers.rnn import RNN, StackedRNNCells
+from tests.helpers import assert_close, values
 
 BATCH, TIME, FEATURES, UNITS = 3, 5, 4, 6
 MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [0, 1, 0, 0, 1]], bool)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from helpers import assert_close, values
 
 from gpukeras import ops
 from gpukeras.autograd.symbolic import KerasTensor
@@ -10,6 +9,7 @@ from gpukeras.autograd.tensor import Tensor
 from gpukeras.layers.layer import Layer
 from gpukeras.layers.recurrent import GRU, LSTM, SimpleRNN
 from gpukeras.layers.wrappers import Bidirectional, TimeDistributed, Wrapper
+from tests.helpers import assert_close, values
 
 MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [0, 1, 0, 0, 1]], bool)
 

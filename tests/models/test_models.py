@@ -4,10 +4,10 @@ import threading
 
 import numpy as np
 import pytest
-from helpers import assert_close
 
 import gpukeras as keras
 from gpukeras import layers, ops
+from tests.helpers import assert_close
 
 X = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
 
@@ -76,7 +76,8 @@ class TestFunctional:
         branch_a, branch_b = shared(a), shared(b)
         merged = layers.Concatenate(name="merged")([branch_a, branch_b])
         residual = layers.Add(name="residual")([layers.Dense(6, name="same")(merged), merged])
-        return keras.Model({"a": a, "b": b}, {"first": layers.Dense(2, name="first")(residual), "sum": branch_a + branch_b})
+        outputs = {"first": layers.Dense(2, name="first")(residual), "sum": branch_a + branch_b}
+        return keras.Model({"a": a, "b": b}, outputs)
 
     def test_branches_heads_residuals_and_shared_layers(self):
         model = self.make()

@@ -130,9 +130,7 @@ def test_nothing_is_read_on_the_host():
         dy = devices.to_device(np.ones((3, 4), "float32"))
         with forbid_host_reads(), Tape() as tape:
             tape.watch(x)
-            y = ops.shuffle(
-                ops.alpha_dropout(ops.dropout(x, state, rate=0.5), state, rate=0.5), state
-            )
+            y = ops.shuffle(ops.alpha_dropout(ops.dropout(x, state, rate=0.5), state, rate=0.5), state)
             (dx,) = tape.gradients([(y, dy)], [x])
         assert dx.shape == x.shape
 

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from helpers import assert_close, values
 
 from gpukeras.autograd.tensor import Tensor
 from gpukeras.backend import devices
 from gpukeras.ops import recurrent
 from gpukeras.testing import check_gradients
+from tests.helpers import assert_close, values
 
 BATCH, TIME, FEATURES, UNITS = 3, 5, 4, 2
 GATES = {"simple_rnn": 1, "lstm": 4, "gru": 3}

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("keras")
-from oracle import keras as oracle_keras
-
 import gpukeras
+from tests.oracle import keras as oracle_keras
 
 pytestmark = pytest.mark.oracle
 

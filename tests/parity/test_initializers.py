@@ -58,9 +58,7 @@ def test_config_with_a_seed_generator():
     from gpukeras import random
 
     ours = initializers.HeNormal(seed=random.SeedGenerator(3, name="mine"))
-    theirs = oracle_keras.initializers.HeNormal(
-        seed=oracle_keras.random.SeedGenerator(3, name="mine")
-    )
+    theirs = oracle_keras.initializers.HeNormal(seed=oracle_keras.random.SeedGenerator(3, name="mine"))
     assert ours.get_config() == theirs.get_config()
 
 

@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from helpers import assert_close, values
-from oracle import jax, jnp
-from oracle import keras as oracle_keras
 
 from gpukeras.autograd.tape import Tape
 from gpukeras.autograd.tensor import Tensor, convert_to_array
 from gpukeras.layers import recurrent, recurrent_cells, rnn, wrappers
+from tests.helpers import assert_close, values
+from tests.oracle import jax, jnp
+from tests.oracle import keras as oracle_keras
 
 pytestmark = pytest.mark.oracle
 

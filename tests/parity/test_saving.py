@@ -7,10 +7,10 @@ import zipfile
 import h5py
 import numpy as np
 import pytest
-from helpers import assert_close
-from oracle import keras as oracle_keras
 
 import gpukeras
+from tests.helpers import assert_close
+from tests.oracle import keras as oracle_keras
 
 pytestmark = [
     pytest.mark.oracle,

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 pytest.importorskip("keras")
-from helpers import assert_close
-from oracle import keras as oracle_keras
-
 import gpukeras
+from tests.helpers import assert_close
+from tests.oracle import keras as oracle_keras
 
 pytestmark = pytest.mark.oracle
 
@@ -44,7 +43,7 @@ BODIES = {
     "masked GRU": (TOKENS, masked),
     "Conv1D": (SERIES, one("Conv1D", filters=3, kernel_size=2, padding="causal", activation="relu")),
     "Conv2D": (IMAGE, one("Conv2D", filters=3, kernel_size=3, strides=2, padding="same")),
-    "Conv2D channels_first": (IMAGE, one("Conv2D", filters=3, kernel_size=3, data_format="channels_first", padding="same")),
+    "channels_first": (IMAGE, one("Conv2D", filters=3, kernel_size=3, padding="same", data_format="channels_first")),
     "MaxPooling1D": (SERIES, one("MaxPooling1D")),
     "MaxPooling2D": (IMAGE, one("MaxPooling2D", padding="same", pool_size=3)),
     "AveragePooling1D": (SERIES, one("AveragePooling1D", pool_size=2, padding="same")),

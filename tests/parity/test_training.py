@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 pytest.importorskip("keras")
-from helpers import assert_close
-from oracle import keras as oracle_keras
-
 import gpukeras
+from tests.helpers import assert_close
+from tests.oracle import keras as oracle_keras
 
 pytestmark = pytest.mark.oracle
 
@@ -24,9 +23,7 @@ def assert_history(ours, theirs):
     """The same keys in the same order, and the same numbers."""
     assert list(ours.history) == list(theirs.history)
     for name, values in theirs.history.items():
-        np.testing.assert_allclose(
-            ours.history[name], values, rtol=2e-4, atol=2e-5, err_msg=name
-        )  # ten steps add up
+        np.testing.assert_allclose(ours.history[name], values, rtol=2e-4, atol=2e-5, err_msg=name)  # ten steps add up
     assert ours.epoch == theirs.epoch
 
 
@@ -36,8 +33,7 @@ def both(make, **compile_settings):
     for keras in (gpukeras, oracle_keras):
         model = make(keras)
         settings = {
-            k: v(keras) if callable(v) and getattr(v, "per_library", False) else v
-            for k, v in compile_settings.items()
+            k: v(keras) if callable(v) and getattr(v, "per_library", False) else v for k, v in compile_settings.items()
         }
         model.compile(**settings)
         models.append(model)
@@ -133,9 +129,7 @@ def test_history_equals_keras(case, fit):
     assert_history(ours.fit(X, y, **settings), theirs.fit(X, y, **settings))
     for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
         assert_close(a, b, scale=50)  # after a dozen updates
-    np.testing.assert_allclose(
-        ours.evaluate(X, y, verbose=0), theirs.evaluate(X, y, verbose=0), rtol=2e-4, atol=2e-5
-    )
+    np.testing.assert_allclose(ours.evaluate(X, y, verbose=0), theirs.evaluate(X, y, verbose=0), rtol=2e-4, atol=2e-5)
     assert_close(ours.predict(X, verbose=0), theirs.predict(X, verbose=0), scale=50)
 
 
@@ -182,9 +176,7 @@ def test_several_inputs_and_outputs(settings, as_dict):
     y = {"first": Y, "second": LABELS} if as_dict else [Y, LABELS]
     fit = {"epochs": 2, "batch_size": 16, "shuffle": False, "verbose": 0, "validation_data": (x, y)}
     assert_history(ours.fit(x, y, **fit), theirs.fit(x, y, **fit))
-    np.testing.assert_allclose(
-        ours.evaluate(x, y, verbose=0), theirs.evaluate(x, y, verbose=0), rtol=2e-4, atol=2e-5
-    )
+    np.testing.assert_allclose(ours.evaluate(x, y, verbose=0), theirs.evaluate(x, y, verbose=0), rtol=2e-4, atol=2e-5)
     for a, b in zip(ours.predict(x, verbose=0), theirs.predict(x, verbose=0), strict=True):
         assert_close(a, b, scale=50)
     assert (
@@ -196,14 +188,9 @@ def test_several_inputs_and_outputs(settings, as_dict):
 def test_single_batches():
     ours, theirs = both(mlp(2, None), optimizer="adam", loss="mse", metrics=["mae"])
     for _ in range(3):
-        np.testing.assert_allclose(
-            ours.train_on_batch(X, Y), theirs.train_on_batch(X, Y), rtol=1e-4
-        )
+        np.testing.assert_allclose(ours.train_on_batch(X, Y), theirs.train_on_batch(X, Y), rtol=1e-4)
     np.testing.assert_allclose(ours.test_on_batch(X, Y), theirs.test_on_batch(X, Y), rtol=1e-4)
-    assert (
-        ours.train_on_batch(X, Y, return_dict=True).keys()
-        == theirs.train_on_batch(X, Y, return_dict=True).keys()
-    )
+    assert ours.train_on_batch(X, Y, return_dict=True).keys() == theirs.train_on_batch(X, Y, return_dict=True).keys()
     assert_close(ours.predict_on_batch(X), theirs.predict_on_batch(X), scale=50)
 
 
@@ -212,9 +199,7 @@ def test_regularizers_and_activity_losses():
         return keras.Sequential(
             [
                 keras.Input((4,)),
-                keras.layers.Dense(
-                    5, kernel_regularizer="l2", bias_regularizer="l1", activity_regularizer="l2"
-                ),
+                keras.layers.Dense(5, kernel_regularizer="l2", bias_regularizer="l1", activity_regularizer="l2"),
                 keras.layers.Dense(2),
             ]
         )
@@ -255,15 +240,11 @@ def test_summary_of_every_kind_of_model_equals_keras():
         assert lines(ours) == lines(theirs)
     nested = []
     for keras in (gpukeras, oracle_keras):
-        inner = keras.Sequential(
-            [keras.Input((4,), name="i"), keras.layers.Dense(3, name="d")], name="inner"
-        )
+        inner = keras.Sequential([keras.Input((4,), name="i"), keras.layers.Dense(3, name="d")], name="inner")
         x = keras.Input((4,), name="x")
         outer = keras.Model(x, keras.layers.Dense(1, name="e")(inner(x)), name="outer")
         inner.trainable = False
         text = []
-        outer.summary(
-            print_fn=text.append, expand_nested=True, show_trainable=True, line_length=100
-        )
+        outer.summary(print_fn=text.append, expand_nested=True, show_trainable=True, line_length=100)
         nested.append("\n".join(text))
     assert nested[0] == nested[1]

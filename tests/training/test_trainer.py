@@ -5,10 +5,10 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import assert_close
 
 import gpukeras as keras
 from gpukeras import layers, ops
+from tests.helpers import assert_close
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(40, 4)).astype("float32")
@@ -242,11 +242,10 @@ def test_accuracy_resolves_by_the_shapes():
 
 
 def test_a_step_reads_nothing_back_to_the_host():
-    import strict_device
-
     from gpukeras.backend import devices
     from gpukeras.training import step
     from gpukeras.training.data import to_batch
+    from tests import strict_device
 
     strict_device.install()
     with devices.use_device("strict"):
@@ -263,9 +262,7 @@ def test_a_step_reads_nothing_back_to_the_host():
         batch = to_batch((X, LABELS))
         step.train(m, *batch)  # builds the optimizer
         arrays = [v.array for v in m.variables + m.optimizer.variables]
-        from tests import strict_device as active
-
-        with active.forbid_host_reads():
+        with strict_device.forbid_host_reads():
             step.train(m, *batch)
             step.test(m, *batch)
         assert all(v.array is a for v, a in zip(m.variables + m.optimizer.variables, arrays, strict=True))
