@@ -1,6 +1,7 @@
 """Callbacks: what may happen between the steps and epochs of a loop."""
 
-from gpukeras.callbacks.base import Callback, CallbackList
+from gpukeras.callbacks.base import Callback
+from gpukeras.callbacks.callback_list import CallbackList
 from gpukeras.callbacks.checkpoint import ModelCheckpoint
 from gpukeras.callbacks.csv_log import CSVLogger
 from gpukeras.callbacks.history import History

@@ -184,7 +184,13 @@ class Embedding(Layer):
         """The rows of the table."""
         if "int" not in str(inputs.dtype):
             inputs = ops.cast(inputs, "int32")
-        y = ops.take(self.embeddings, inputs, axis=0)
+        try:
+            y = ops.take(self.embeddings, inputs, axis=0)
+        except IndexError as error:
+            raise IndexError(
+                f"Embedding {self.name!r} has {self.input_dim} rows, so indices must lie in 0..{self.input_dim - 1}. "
+                f"{error} Make input_dim larger, or renumber the tokens."
+            ) from error
         return ops.cast(y, self.compute_dtype) if str(y.dtype) != self.compute_dtype else y
 
     def get_config(self):

@@ -255,7 +255,7 @@ class Functional(Model):
         return x
 
     def _who(self):
-        return f"{type(self).__name__} {self.name!r}"
+        return f"{self.__dict__.get('_known_as') or type(self).__name__} {self.name!r}"
 
     # --- Files ------------------------------------------------------------------------------------------
 

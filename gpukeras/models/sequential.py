@@ -134,6 +134,7 @@ class Sequential(Model):
                     raise
         auto_name("functional")  # Keras counts this graph among the functional models
         functional = Functional(self._stack[0].output, x, name=self.name)
+        functional.__dict__["_known_as"] = type(self).__name__  # in messages: users know the stack only
         self.__dict__["_functional"] = functional
 
     def _finish_building(self, shapes):

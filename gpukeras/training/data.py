@@ -178,6 +178,8 @@ class IterableData(_Batches):
             return None
 
     def _pass(self, draw):
+        if self.is_indexed and hasattr(self.source, "on_epoch_begin"):
+            self.source.on_epoch_begin()
         for data in self._start():
             yield to_batch(data, self.class_weight)
         if self.is_indexed and hasattr(self.source, "on_epoch_end"):

@@ -291,3 +291,11 @@ class TestBadInput:
     def test_call_not_defined(self):
         with pytest.raises(NotImplementedError, match="defines no call"):
             layers.Layer()(X)
+
+    def test_embedding_index_out_of_range(self):
+        with pytest.raises(IndexError, match=r"Embedding 'e' has 5 rows, so indices must lie in 0..4"):
+            layers.Embedding(5, 2, name="e")(np.array([[7]]))
+
+    def test_messages_of_a_stack_name_the_stack(self):
+        with pytest.raises(ValueError, match="Sequential 'stack' expected shape"):
+            keras.Sequential([keras.Input((3,)), layers.Dense(1)], name="stack")(np.ones((2, 5)))
