@@ -3,6 +3,7 @@
 import math
 import re
 import shutil
+from typing import Any
 
 from gpukeras.autograd.symbolic import flatten, map_structure
 
@@ -28,7 +29,7 @@ def print_summary(
     operations = _operations(model)
     is_chain = _is_chain(model)
     header = ["Layer (type)", "Output Shape", "Param #"]
-    alignment = ["left", "left", "right"]
+    alignment: list[Any] = ["left", "left", "right"]
     if is_chain:
         default_length, positions = 88, list(positions or [0.45, 0.80, 1.0])
     else:

@@ -429,6 +429,8 @@ def test_values_are_written_as_keras_writes_them(value):
     ],
 )
 def test_objects_are_written_as_keras_writes_them(make):
+    for keras in (gpukeras, oracle_keras):
+        keras.utils.clear_session()  # both number automatic names by process
     expected = oracle_keras.saving.serialize_keras_object(make(oracle_keras))
     assert gpukeras.saving.serialize_keras_object(make(gpukeras)) == expected
 
