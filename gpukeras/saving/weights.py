@@ -68,7 +68,7 @@ def weights_image(model, skipped=None):
             elif hasattr(item, "save_own_variables"):
                 name = getattr(item, "name", None)
                 item.save_own_variables(store.Group(file, path, name if isinstance(name, str) else None))
-    return buffer.getbuffer()
+    return memoryview(buffer.getvalue())  # shares its bytes; getbuffer() would pin the buffer itself
 
 
 # --- Reading --------------------------------------------------------------------------------------
