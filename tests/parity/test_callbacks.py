@@ -118,7 +118,7 @@ def test_early_stopping_without_numbers(values, capsys):
     "name, metric",
     [
         ("val_accuracy", lambda keras: "accuracy"),
-        ("auc", lambda keras: keras.metrics.AUC()),
+        ("auc", lambda keras: keras.metrics.AUC(name="auc")),
         ("val_mae", lambda keras: keras.metrics.MeanAbsoluteError(name="mae")),
         ("mean_squared_error", lambda keras: "mean_squared_error"),
     ],
