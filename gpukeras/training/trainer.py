@@ -386,7 +386,8 @@ class Trainer(_LayerBelow):
                 steps=data.steps,
                 model=self,
             )
-        logs = self._evaluate(data, callbacks)
+        with interrupts.between_steps():
+            logs = self._evaluate(data, callbacks)
         return logs if return_dict else self._in_order(logs)
 
     def _evaluate(self, data, callbacks):
@@ -429,17 +430,18 @@ class Trainer(_LayerBelow):
                 model=self,
             )
         keep = (lambda array: array) if _is_on_device(x) else devices.to_numpy
-        callbacks.on_predict_begin()
         batches = []
-        for number, batch in _grouped(data.epoch(), self.steps_per_execution):
-            callbacks.on_predict_batch_begin(number)
-            for one in batch:
-                outputs = self._predict_one(one)
-                batches.append(map_structure(lambda y: keep(y.array) if isinstance(y, Tensor) else y, outputs))
-            callbacks.on_predict_batch_end(number + len(batch) - 1, {"outputs": batches[-1]})
-            if getattr(self, "stop_predicting", False):
-                break
-        callbacks.on_predict_end()
+        with interrupts.between_steps():
+            callbacks.on_predict_begin()
+            for number, batch in _grouped(data.epoch(), self.steps_per_execution):
+                callbacks.on_predict_batch_begin(number)
+                for one in batch:
+                    outputs = self._predict_one(one)
+                    batches.append(map_structure(lambda y: keep(y.array) if isinstance(y, Tensor) else y, outputs))
+                callbacks.on_predict_batch_end(number + len(batch) - 1, {"outputs": batches[-1]})
+                if getattr(self, "stop_predicting", False):
+                    break
+            callbacks.on_predict_end()
         if not batches:
             raise ValueError("The data gave no batches to predict on.")
         return _concatenated(batches)

@@ -457,3 +457,22 @@ def test_an_interrupt_that_waits_replaces_an_error():
             raise RuntimeError("broken")
     assert isinstance(caught.value.__cause__, RuntimeError)
     assert_clean()
+
+
+def test_evaluate_and_predict_can_be_interrupted_and_asked_again():
+    class Press(keras.callbacks.Callback):
+        def on_test_batch_end(self, batch, logs=None):
+            signal.raise_signal(signal.SIGINT)
+
+        def on_predict_batch_end(self, batch, logs=None):
+            signal.raise_signal(signal.SIGINT)
+
+    model = make(next(iter(KINDS)))
+    expected = model.predict(X, verbose=0), model.evaluate(X, Y, verbose=0)
+    with pytest.raises(KeyboardInterrupt):
+        model.evaluate(X, Y, verbose=0, callbacks=[Press()])
+    with pytest.raises(KeyboardInterrupt):
+        model.predict(X, verbose=0, callbacks=[Press()])
+    np.testing.assert_array_equal(model.predict(X, verbose=0), expected[0])
+    assert model.evaluate(X, Y, verbose=0) == expected[1]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
