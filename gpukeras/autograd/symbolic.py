@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from gpukeras import registry
 from gpukeras.autograd.scope import current, setting
 from gpukeras.autograd.tensor import Tensor, _numpy_function
 from gpukeras.backend import devices, dtypes
@@ -252,11 +251,6 @@ def call_op(function, args, kwargs):
     if not current.symbolic:
         Node(Operation(function), args, kwargs, outputs)
     return outputs
-
-
-def resolve_operation(name):
-    """The op that a saved graph means by a class name such as ``"Add"``, or None."""
-    return operations.get(registry.snake_case(name))
 
 
 operations: dict[str, Any] = {}  # op name -> public op; filled by the @op decorator

@@ -12,7 +12,7 @@ import numpy as np
 from gpukeras.autograd.scope import current
 from gpukeras.backend import devices, dtypes
 
-__all__ = ["Tensor", "Variable", "convert_to_array", "is_numpy_protocol_missing", "numpy_functions"]
+__all__ = ["Tensor", "Variable", "convert_to_array", "numpy_functions"]
 
 numpy_functions: dict[Any, Any] = {}  # NumPy function or ufunc -> op; filled by gpukeras.ops.numpy_protocol
 
@@ -180,11 +180,6 @@ class Tensor:
 def convert_from_numpy(array):
     """A Tensor of a NumPy array, on the default device."""
     return Tensor(devices.to_device(array))
-
-
-def is_numpy_protocol_missing(function):
-    """Whether a NumPy function has no op that stands for it."""
-    return function not in numpy_functions
 
 
 def _numpy_function(function):

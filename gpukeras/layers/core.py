@@ -287,10 +287,6 @@ class Lambda(Layer):
     def _constructor_argument(self, name, default):
         return self._output_shape if name == "output_shape" else super()._constructor_argument(name, default)
 
-    def get_config(self):
-        """The arguments; the function by its registered name."""
-        return super().get_config()
-
 
 @register("layer")
 class Masking(Layer):

@@ -668,10 +668,6 @@ class Layer(Configurable):
 
     # --- Files --------------------------------------------------------------------------------------------
 
-    def get_config(self):
-        """The constructor's arguments, with name, trainable and dtype, as Keras writes them."""
-        return super().get_config()
-
     def _constructor_argument(self, name, default):
         if name == "dtype":
             return self.dtype_policy

@@ -129,7 +129,6 @@ class TestFunctional:
                 super().__init__(inputs=x, outputs=layers.Dense(units)(x))
 
         assert Mine(3)(X).shape == (6, 3)
-        assert keras.Model(keras.Input((2,)), keras.Input((2,))) if False else True
 
     def test_disconnected_graphs_are_named(self):
         a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
