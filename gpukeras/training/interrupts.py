@@ -9,6 +9,7 @@ import numpy as np
 from gpukeras.autograd.gradient_tape import GradientTape
 from gpukeras.autograd.scope import current, raise_waiting, setting, transaction
 from gpukeras.autograd.tape import Tape
+from gpukeras.backend import blas, threads
 from gpukeras.layers.layer import Layer
 from gpukeras.optimizers import Optimizer
 
@@ -39,8 +40,8 @@ class between_steps:
             raise_waiting(error)
 
 
-# Functions that an interrupt may not leave in their middle: those that enter and leave scopes, and those that make
-# or write weights.
+# Functions that an interrupt may not leave in their middle: those that enter and leave scopes, that wait
+# for other threads, and that make or write weights.
 _WHOLE = {
     function.__code__
     for owner, names in (
@@ -49,6 +50,8 @@ _WHOLE = {
         (between_steps, ("__enter__", "__exit__")),
         (Tape, ("__enter__", "__exit__", "pause")),
         (GradientTape, ("__enter__", "__exit__")),
+        (blas.Limit, ("__enter__", "__exit__")),
+        (threads.Job, ("close",)),
         (Layer, ("_build_for",)),
         (Optimizer, ("apply",)),
     )

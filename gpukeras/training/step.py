@@ -5,7 +5,7 @@ import numpy as np
 from gpukeras.autograd.scope import setting, transaction
 from gpukeras.autograd.symbolic import flatten
 from gpukeras.autograd.tape import Tape
-from gpukeras.backend import devices
+from gpukeras.backend import devices, process
 
 __all__ = ["call", "test", "train", "undoable"]
 
@@ -21,6 +21,7 @@ def call(model, x, training):
     """The model's outputs for x, in training or inference mode."""
     if x is None:
         raise ValueError(f"{type(model).__name__} {model.name!r} got no input data: x is None.")
+    process.prepare()
     with _quiet(), setting(training=training):
         return model(x)
 
@@ -30,6 +31,7 @@ def train(model, x, y, sample_weight):
 
     All of it is one transaction: it happens whole or not at all. Returns what `test` returns.
     """
+    process.prepare()
     optimizer = model.optimizer
     with transaction(), _quiet():
         model._clear_losses()
@@ -54,6 +56,7 @@ def train(model, x, y, sample_weight):
 
 def test(model, x, y, sample_weight):
     """Loss and metrics of a batch, in inference mode."""
+    process.prepare()
     model._clear_losses()
     with _quiet(), setting(training=False):
         y_pred = model(x)

@@ -6,7 +6,7 @@ import random as python_random
 import numpy as np
 
 from gpukeras.autograd import symbolic
-from gpukeras.backend import random
+from gpukeras.backend import memory, random
 
 __all__ = ["clear_session", "set_random_seed"]
 
@@ -38,7 +38,8 @@ def clear_session(free_memory=True):
     """Start the numbering of automatic names anew.
 
     Args:
-        free_memory: Whether memory that no object holds any more is collected at once.
+        free_memory: Whether memory that no object holds any more is collected and given back to the system. Without
+            it, the library keeps such memory for its next arrays.
 
     Example:
         >>> clear_session()
@@ -48,3 +49,4 @@ def clear_session(free_memory=True):
     symbolic.clear_names()
     if free_memory:
         gc.collect()
+        memory.release()
