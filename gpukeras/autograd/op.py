@@ -67,9 +67,10 @@ def _plain_call(function, names):
     def call(*args, **settings):
         if len(args) < count:
             args = _positional(function.__name__, names, defaults, args, settings)
+        values, rest = (args, ()) if len(args) == count else (args[:count], args[count:])
         arrays = []
         is_fresh = True
-        for value in args[:count]:
+        for value in values:
             kind = type(value)
             if kind is Tensor:
                 arrays.append(value.array)
@@ -86,10 +87,10 @@ def _plain_call(function, names):
                 arrays.append(convert_to_array(value))
                 if isinstance(value, Variable):
                     is_fresh = False
-        y, backward = function(*arrays, *args[count:], **settings)
-        outputs = _wrap(y, arrays, is_fresh)
+        y, backward = function(*arrays, *rest, **settings)
+        outputs = Tensor(y) if is_fresh and type(y) is np.ndarray else _wrap(y, arrays, is_fresh)
         if backward is not None and current.tapes:
-            _record(args[:count], outputs, backward, needs_type)
+            _record(values, outputs, backward, needs_type)
         return outputs
 
     return call

@@ -57,7 +57,10 @@ class Tape:
         known = {}  # id of a Tensor -> its gradient so far
         owned = set()  # ids whose gradient array is ours alone, so that more may be added in place
         for tensor, seed in targets:
-            _add(known, owned, id(tensor), seed)
+            if id(tensor) in known:
+                _add(known, owned, id(tensor), seed)
+            else:
+                known[id(tensor)] = seed
         wanted = {id(source) for source in sources}
 
         for inputs, outputs, backward, needs in reversed(self.entries):
@@ -76,16 +79,18 @@ class Tape:
                     known.pop(key, None)  # nothing earlier can ask for it: free the memory now
             for tensor, needed, d in zip(inputs, needs, backward(dy, needs), strict=True):
                 if needed and d is not None:
-                    _add(known, owned, id(tensor), d)
+                    key = id(tensor)
+                    if key in known:
+                        _add(known, owned, key, d)
+                    else:
+                        known[key] = d
         return [_in_dtype_of(source, known.get(id(source))) for source in sources]
 
 
 def _add(known, owned, key, d):
-    before = known.get(key)
-    if before is None:
-        known[key] = d
-        owned.discard(key)
-    elif key in owned and before.dtype == d.dtype:
+    """Add to a gradient that is there already."""
+    before = known[key]
+    if key in owned and before.dtype == d.dtype:
         before += d
         known[key] = before  # NumPy gives scalars for shape (), which += does not change
     else:

@@ -1,10 +1,31 @@
 """How a layer learns of the variables, layers, metrics and seed generators assigned to its attributes."""
 
+import functools
+
 from gpukeras.autograd.tensor import Variable
 
-__all__ = ["TrackedDict", "TrackedList", "TrackedSet", "Tracker", "wrap"]
+__all__ = ["TrackedDict", "TrackedList", "TrackedSet", "Tracker", "remembered", "wrap"]
 
 CATEGORIES = ("variable", "layer", "metric", "seed_generator")
+
+_changes = 0  # how often any layer has got or lost state
+
+
+def remembered(walk):
+    """Make a method that walks a layer's tree walk again only where a layer, any one, has got or lost state since.
+
+    The result is shared: nobody may change it.
+    """
+    name = f"_remembered{walk.__name__}"
+
+    @functools.wraps(walk)
+    def read(layer):
+        known = layer.__dict__.get(name)
+        if known is None or known[0] != _changes:
+            known = layer.__dict__[name] = _changes, walk(layer)
+        return known[1]
+
+    return read
 
 
 class Tracker:
@@ -33,6 +54,7 @@ class Tracker:
                 f"Create all state in __init__() or build()."
             )
         store.append(value)
+        self._count_change()
 
     def remove(self, value):
         """Forget `value`."""
@@ -40,6 +62,11 @@ class Tracker:
         if category is not None:
             store = self.stores[category]
             store[:] = [known for known in store if known is not value]
+            self._count_change()
+
+    def _count_change(self):
+        global _changes
+        _changes += 1
 
 
 def category_of(value):

@@ -54,7 +54,7 @@ class Layer(Configurable):
     _tracker: tracking.Tracker
     _losses: list[Tensor]
     _inbound_nodes: list[Node]
-    _accepted: Any
+    _accepted: Any = None
     _build_shapes: Any
 
     _tracking_category = "layer"
@@ -147,13 +147,17 @@ class Layer(Configurable):
         own = self._tracker.stores["variable"]
         return [v for v in own if _starts_trainable(v)] + [v for v in own if not _starts_trainable(v)]
 
-    def _flatten_layers(self, include_self=True, recursive=True):
-        layers = [self] if include_self else []
+    @tracking.remembered
+    def _all_layers(self):
+        """The layer itself and all layers within it, each once."""
+        found = [self]
         for layer in self._layers:
-            layers.append(layer)
-            if recursive:
-                layers.extend(layer._flatten_layers(include_self=False))
-        return _unique(layers)
+            found.extend(layer._all_layers())
+        return _unique(found)
+
+    def _flatten_layers(self, include_self=True, recursive=True):
+        layers = self._all_layers() if recursive else _unique([self, *self._layers])
+        return layers[0 if include_self else 1 :]
 
     def add_weight(
         self,
@@ -232,41 +236,49 @@ class Layer(Configurable):
         for layer in self._layers:
             layer.trainable = value
 
-    @property
-    def variables(self):
-        """All state of the layer and its sublayers, random states included, metrics excluded."""
+    @tracking.remembered
+    def _all_variables(self):
         found = self._own_variables + [generator.state for generator in self._seed_generators]
         for layer in self._layers:
             found.extend(layer.variables)
         return _unique(found)
 
-    @property
-    def weights(self):
-        """The state that files keep: variables without random states."""
+    @tracking.remembered
+    def _all_weights(self):
         found = self._own_variables
         for layer in self._layers:
             found.extend(layer.weights)
         return _unique(found)
 
     @property
+    def variables(self):
+        """All state of the layer and its sublayers, random states included, metrics excluded."""
+        return list(self._all_variables())
+
+    @property
+    def weights(self):
+        """The state that files keep: variables without random states."""
+        return list(self._all_weights())
+
+    @property
     def trainable_variables(self):
         """Variables that the optimizer updates."""
-        return [v for v in self.variables if v.trainable] if self.trainable else []
+        return [v for v in self._all_variables() if v.trainable] if self.trainable else []
 
     @property
     def non_trainable_variables(self):
         """Variables that the optimizer leaves alone, random states included."""
-        return [v for v in self.variables if not v.trainable] if self.trainable else self.variables
+        return [v for v in self._all_variables() if not v.trainable] if self.trainable else self.variables
 
     @property
     def trainable_weights(self):
         """Weights that the optimizer updates."""
-        return [v for v in self.weights if v.trainable] if self.trainable else []
+        return [v for v in self._all_weights() if v.trainable] if self.trainable else []
 
     @property
     def non_trainable_weights(self):
         """Weights that the optimizer leaves alone."""
-        return [v for v in self.weights if not v.trainable] if self.trainable else self.weights
+        return [v for v in self._all_weights() if not v.trainable] if self.trainable else self.weights
 
     @property
     def metrics(self):
@@ -388,12 +400,15 @@ class Layer(Configurable):
     @property
     def losses(self):
         """Scalars to be added to the loss: from `add_loss`, and of every regularizer."""
-        found = [loss for layer in self._flatten_layers() for loss in layer._losses]
-        return found + [v.regularizer(v) for v in self.trainable_weights if v.regularizer is not None]
+        found = [loss for layer in self._all_layers() for loss in layer._losses]
+        if self.trainable:
+            found += [v.regularizer(v) for v in self._all_weights() if v.regularizer is not None and v.trainable]
+        return found
 
     def _clear_losses(self):
-        for layer in self._flatten_layers():
-            layer._losses.clear()
+        for layer in self._all_layers():
+            if layer._losses:
+                layer._losses.clear()
 
     # --- Building ------------------------------------------------------------------------------------
 
@@ -441,21 +456,23 @@ class Layer(Configurable):
         # The usual case first: one Tensor of a shape seen before, with nothing to cast, mask or check.
         if len(args) == 1 and not kwargs:
             x = args[0]
+            if type(x) is np.ndarray and x.dtype == _FLOAT32 and devices.default_module() is np:
+                x = Tensor(x)
+                args = (x,)
             if (
                 type(x) is Tensor
                 and (x.array.shape, x.array.dtype, current.training, current.autocast) == self._accepted
                 and getattr(x, "_keras_mask", None) is None
             ):
-                is_outermost = current.layer is None
-                if is_outermost:
-                    current.layer = self
+                training = current.training
+                settings = {} if training is None or not self._signature.has_training else {"training": training}
+                if current.layer is not None:
+                    return self.call(x, **settings)
+                current.layer = self
                 try:
-                    if self._signature.has_training and current.training is not None:
-                        return self.call(x, training=current.training)
-                    return self.call(x)
+                    return self.call(x, **settings)
                 finally:
-                    if is_outermost:
-                        current.layer = None
+                    current.layer = None
         if "_accepted" not in vars(self):
             raise RuntimeError(
                 f"{type(self).__name__}.__init__() did not call super().__init__(). Add it as its first line."
@@ -699,14 +716,13 @@ class Layer(Configurable):
         return f"<{type(self).__name__} name={self.name}, built={self.__dict__.get('built', False)}>"
 
     def __getstate__(self):
-        state = dict(vars(self))
-        state.pop("_signature", None)
-        return state
+        return {name: value for name, value in vars(self).items() if not name.startswith(("_signature", "_remembered"))}
 
     def __setstate__(self, state):
         self.__dict__.update(state)
 
 
+_FLOAT32 = np.dtype("float32")
 _UNTRACKED = frozenset({bool, int, float, str, type(None), Tensor})
 _OWN_LISTS = frozenset({"_losses", "_inbound_nodes", "_build_shapes"})
 

@@ -74,6 +74,14 @@ class Mean(Metric):
         add_in_place(self.total, total)
         add_in_place(self.count, count)
 
+    def add_mean(self, mean, count):
+        """Add `count` values by their mean, a Tensor of shape (): what `update_state` does with that weight."""
+        if mean.array.shape or mean.array.dtype != self._array_dtype:
+            self.update_state(mean, sample_weight=count)
+        else:
+            add_in_place(self.total, mean.array * count)
+            add_in_place(self.count, count)
+
     def result(self):
         return divide_no_nan(self.total, self.count)
 

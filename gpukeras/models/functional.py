@@ -39,6 +39,7 @@ class Functional(Model):
     _outputs_struct: Any
     _graph: Graph
     _plan: Any
+    _fitting: Any = None
 
     def __init__(self, inputs, outputs, name=None, **kwargs):
         trainable = kwargs.pop("trainable", None)
@@ -153,7 +154,13 @@ class Functional(Model):
 
     def call(self, inputs, training=None, mask: Any = None):
         """Run the graph."""
-        flat: list[Any] = self._standardize(inputs)
+        if type(inputs) is Tensor and mask is None and (inputs.array.shape, inputs.array.dtype) == self._fitting:
+            flat: list[Any] = [inputs]
+        else:
+            flat = self._standardize(inputs)
+            if len(flat) == 1 and flat[0] is inputs and type(inputs) is Tensor:
+                # Past __setattr__: the last single input that was right as it came is no state of the model.
+                self.__dict__["_fitting"] = inputs.array.shape, inputs.array.dtype
         if mask is not None:
             for x, m in zip(flat, flatten(mask), strict=True):
                 if m is not None:
@@ -233,8 +240,9 @@ class Functional(Model):
             return None
         if not isinstance(x, KerasTensor):
             mask = getattr(x, "_keras_mask", None)
-            if not isinstance(x, Tensor) or x.array.dtype.name != tensor.dtype:
-                x = Tensor(convert_to_array(x, dtypes.as_dtype(tensor.dtype)))
+            dtype = dtypes.as_dtype(tensor.dtype)
+            if not isinstance(x, Tensor) or x.array.dtype != dtype:
+                x = Tensor(convert_to_array(x, dtype))
                 if mask is not None:
                     x._keras_mask = mask
         rank, wanted = len(x.shape), len(tensor.shape)

@@ -180,6 +180,8 @@ class Plan:
             for run in self.runs
             for index, variable, grad in zip(run.indices, run.variables, run.grad_pieces, strict=True)
         ]
+        self.module = devices.default_module()
+        self.shapes = [variable.shape for variable in variables]
         self.overwritten = [(i, v) for i, v in enumerate(variables) if v.overwrite_with_gradient]
         self.variables = [v for v in variables if not v.overwrite_with_gradient]
         self.is_stepwise = optimizer._is_stepwise()
@@ -187,6 +189,11 @@ class Plan:
         for variable in self.constrained:  # before the first update, not in its middle
             _check_constraint(optimizer, variable)
         self._decaying = None
+
+    def takes(self, grads):
+        """Whether the gradients are arrays of the variables' shapes, one for each, which need no other check."""
+        kind = self.module.ndarray
+        return all([type(g) is kind and g.shape == shape for g, shape in zip(grads, self.shapes, strict=True)])
 
     def decaying(self, optimizer):
         """The stretches of parameters that are subject to weight decay."""

@@ -247,10 +247,14 @@ class Optimizer(State):
         if not grads:
             return
         variables = self._variables_for(grads, trainable_variables)
-        arrays, kept = self._read_gradients(grads, variables)
-        if not self.built:
-            self.build(variables)
-        plan = self._plan_for(kept)
+        plan = self._plans.get(tuple([id(variable) for variable in variables]))
+        if plan is not None and plan.takes(grads):  # arrays for the variables of an earlier step
+            arrays = grads
+        else:
+            arrays, kept = self._read_gradients(grads, variables)
+            if not self.built:
+                self.build(variables)
+            plan = self._plan_for(kept)
         learning_rate = self._current_learning_rate()
         with np.errstate(all="ignore"):  # infinite gradients are the model's business, as in Keras
             if plan.is_stepwise:  # an update_step of a user's may fail at any variable: keep the way back
@@ -277,7 +281,7 @@ class Optimizer(State):
                 )
             variables = self._trainable_variables
         else:
-            variables = list(variables)
+            variables = variables if type(variables) is list else list(variables)
             if not self.built:
                 self._check_kinds(variables)
         if len(grads) != len(variables):

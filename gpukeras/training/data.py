@@ -16,6 +16,7 @@ from gpukeras.backend import devices, dtypes, random
 
 __all__ = ["ArrayData", "IterableData", "open_data", "split_validation", "to_batch", "unpack"]
 
+_FLOAT64 = np.dtype("float64")
 _SHUFFLING = 0x53485546  # sets the key of shuffling apart from that of the global generator
 
 
@@ -124,6 +125,12 @@ class ArrayData(_Batches):
         self.class_weight = class_weight
         if class_weight is not None:
             _check_class_weight(class_weight, self.structure[1])
+        # Single NumPy arrays for a model on NumPy, the usual case, take the short way in `_batch`.
+        self.is_plain = (
+            class_weight is None
+            and all(part is None or type(part) is np.ndarray for part in self.structure)
+            and devices.default_module() is np
+        )
         super().__init__(steps, math.ceil(self.size / self.batch_size))
 
     def _common_length(self):
@@ -153,6 +160,8 @@ class ArrayData(_Batches):
 
     def _batch(self, order, start, stop):
         rows = slice(start, stop) if order is None else order[start:stop]
+        if self.is_plain:
+            return [None if array is None else Tensor(_in_floatx(_rows(array, rows))) for array in self.structure]
         x, y, weight = [map_structure(lambda array: _rows(array, rows), part) for part in self.structure]
         return _finish_batch(x, y, weight, self.class_weight)
 
@@ -210,10 +219,12 @@ def _finish_batch(x, y, weight, class_weight):
 def _to_tensor(value):
     if value is None or isinstance(value, Tensor):
         return value
-    array = convert_to_array(value)
-    if array.dtype == np.float64:  # as Keras: data comes in floatx, whatever NumPy made of it
-        array = array.astype(dtypes.as_dtype(dtypes.floatx()))
-    return Tensor(array)
+    return Tensor(_in_floatx(convert_to_array(value)))
+
+
+def _in_floatx(array):
+    """As Keras: data comes in floatx, whatever NumPy made of it."""
+    return array.astype(dtypes.as_dtype(dtypes.floatx())) if array.dtype == _FLOAT64 else array
 
 
 def _rows(array, rows):
@@ -231,9 +242,7 @@ def _rows(array, rows):
 def _arrays(structure, name):
     """Every leaf as an array with a first axis of samples."""
     if isinstance(structure, (list, tuple)) and structure and _is_nested_numbers(structure):
-        structure = np.asarray(structure)
-        if structure.dtype == np.float64:
-            structure = structure.astype(dtypes.as_dtype(dtypes.floatx()))
+        structure = _in_floatx(np.asarray(structure))
     return map_structure(lambda leaf: _array(leaf, name), structure)
 
 

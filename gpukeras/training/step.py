@@ -71,7 +71,7 @@ def _loss_of(model, x, y, y_pred, sample_weight, training):
 
 def _update_metrics(model, x, y, y_pred, sample_weight, loss):
     """Add the batch to all metrics; returns logs only where the model's own compute_metrics makes them."""
-    model._loss_tracker.update_state(loss, sample_weight=flatten(x)[0].shape[0])
+    model._loss_tracker.add_mean(loss, flatten(x)[0].shape[0])
     if not model._has_default_metrics:
         return model.compute_metrics(x, y, y_pred, sample_weight)
     if model._compile_metrics is not None:
