@@ -84,7 +84,7 @@ class Tape:
                         _add(known, owned, key, d)
                     else:
                         known[key] = d
-        return [_in_dtype_of(source, known.get(id(source))) for source in sources]
+        return [_in_dtype_of(source.array.dtype, known.get(id(source))) for source in sources]
 
 
 def _add(known, owned, key, d):
@@ -98,11 +98,10 @@ def _add(known, owned, key, d):
         owned.add(key)
 
 
-def _in_dtype_of(source, gradient):
+def _in_dtype_of(dtype, gradient):
     """A variable read in another dtype (mixed precision) gets its gradient in its own."""
     if gradient is None:
         return None
-    dtype = source.array.dtype
     if isinstance(gradient, np.generic):
         gradient = np.asarray(gradient)
     return gradient if gradient.dtype == dtype else gradient.astype(dtype)

@@ -64,7 +64,9 @@ def _library():
 def thread_count():
     """The number of threads that BLAS uses, None where it does not tell."""
     library = _library()
-    return None if library is None else library.get_count()
+    if library is None:
+        return None
+    return _limit.before if _limit.depth else library.get_count()  # what it uses when it is not held to one thread
 
 
 def can_limit():

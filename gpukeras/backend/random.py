@@ -337,13 +337,19 @@ def randint(key, draw, count, minval, maxval, xp):
 
 
 def permutation(key, draw, count, xp):
-    """The numbers 0 ... count - 1 in random order, int64."""
-    return xp.argsort(_sort_keys(key, draw, count, xp), kind="stable").astype(np.int64, copy=False)
+    """The numbers 0 ... count - 1 in random order, int64.
 
-
-def _sort_keys(key, draw, count, xp):
-    """64 random bits an element: two of a million are equal with probability 3e-8."""
-    return random_bits(key, draw, 2 * count, xp).view(np.uint64)
+    They are sorted behind 64 random bits each, of which the lowest make room for the number itself: a plain sort is
+    several times faster than one for indices. In one of thirty shuffles of a million numbers, two have equal bits.
+    """
+    digits = np.uint64(max(count - 1, 0).bit_length())
+    keys = random_bits(key, draw, 2 * count, xp).view(np.uint64)
+    keys >>= digits
+    keys <<= digits
+    keys |= xp.arange(count, dtype=np.uint64)
+    keys.sort()
+    keys &= np.uint64((1 << int(digits)) - 1)
+    return keys.view(np.int64)
 
 
 class _Process:

@@ -9,12 +9,9 @@ The forms for NumPy go over the arrays in blocks that stay in cache, with the re
 in the reference's order: the results are the same to the last bit, but for sums of squares.
 """
 
-from collections.abc import Iterator
-from typing import Any
-
 import numpy as np
 
-from gpukeras.backend import devices
+from gpukeras.backend import devices, memory, threads
 from gpukeras.kernels.kernel import kernel
 
 __all__ = [
@@ -38,22 +35,28 @@ __all__ = [
 ]
 
 _BLOCK = 32768  # elements; four to six such float32 arrays together fill half of a core's L2
-_SIZE = 2 * _BLOCK + 77  # of the samples: two whole blocks and a rest
+_THREADED = 8 * _BLOCK  # from here on two threads are no slower than one
+_SIZE = 8 * _BLOCK + 77  # of the samples: whole blocks and a rest, on threads
 
 
-def _blocks(scratch, *arrays) -> Iterator[tuple[Any, ...]]:
-    """The arrays cut into blocks, and behind them `scratch` rows of working memory."""
-    size = arrays[0].size
-    rows = [np.empty(min(size, _BLOCK), arrays[0].dtype) for _ in range(scratch)]
+def _in_blocks(update, scratch, *arrays):
+    """Call ``update(*parts, *rows)`` for matching blocks of flat arrays, with `scratch` rows of working memory."""
+    size, dtype = arrays[0].size, arrays[0].dtype
     if size <= _BLOCK:
-        yield (*arrays, *rows)
+        update(*arrays, *[np.empty(size, dtype) for _ in range(scratch)])
         return
-    for start in range(0, size, _BLOCK):
+
+    def block(start):
         stop = min(start + _BLOCK, size)
-        yield (
-            *[None if array is None else array[start:stop] for array in arrays],
-            *[row[: stop - start] for row in rows],
-        )
+        with memory.scratch((scratch, stop - start), dtype) as rows:
+            update(*[None if array is None else array[start:stop] for array in arrays], *rows)
+
+    starts = range(0, size, _BLOCK)
+    if size < _THREADED:
+        for start in starts:
+            block(start)
+    else:
+        threads.run(block, starts)
 
 
 def _samples(random, dtype, *slots):
@@ -80,9 +83,12 @@ def sgd(param, grad, learning_rate):
 @sgd.cpu
 def sgd(param, grad, learning_rate):
     learning_rate = float(learning_rate)
-    for p, g, s in _blocks(1, param, grad):
+
+    def update(p, g, s):
         np.multiply(g, learning_rate, s)
         np.subtract(p, s, p)
+
+    _in_blocks(update, 1, param, grad)
 
 
 @sgd.samples
@@ -106,7 +112,8 @@ def sgd_momentum(param, grad, velocity, learning_rate, momentum, nesterov):
 @sgd_momentum.cpu
 def sgd_momentum(param, grad, velocity, learning_rate, momentum, nesterov):
     learning_rate = float(learning_rate)
-    for p, g, v, s, t in _blocks(2, param, grad, velocity):
+
+    def update(p, g, v, s, t):
         np.multiply(g, learning_rate, s)
         np.multiply(v, momentum, v)
         np.subtract(v, s, v)
@@ -116,6 +123,8 @@ def sgd_momentum(param, grad, velocity, learning_rate, momentum, nesterov):
             np.add(p, t, p)
         else:
             np.add(p, v, p)
+
+    _in_blocks(update, 2, param, grad, velocity)
 
 
 @sgd_momentum.samples
@@ -136,7 +145,8 @@ def adagrad(param, grad, accumulator, learning_rate, epsilon):
 @adagrad.cpu
 def adagrad(param, grad, accumulator, learning_rate, epsilon):
     learning_rate = float(learning_rate)
-    for p, g, a, s, t in _blocks(2, param, grad, accumulator):
+
+    def update(p, g, a, s, t):
         np.multiply(g, g, s)
         np.add(a, s, a)
         np.add(a, epsilon, s)
@@ -144,6 +154,8 @@ def adagrad(param, grad, accumulator, learning_rate, epsilon):
         np.multiply(g, learning_rate, t)
         np.divide(t, s, t)
         np.subtract(p, t, p)
+
+    _in_blocks(update, 2, param, grad, accumulator)
 
 
 @adagrad.samples
@@ -182,7 +194,8 @@ def rmsprop(param, grad, velocity, average, momenta, learning_rate, rho, momentu
 def rmsprop(param, grad, velocity, average, momenta, learning_rate, rho, momentum, epsilon):
     learning_rate = float(learning_rate)
     rest = 1 - rho
-    for p, g, v, a, m, s, t in _blocks(2, param, grad, velocity, average, momenta):
+
+    def update(p, g, v, a, m, s, t):
         np.multiply(v, rho, v)
         np.multiply(g, g, s)
         np.multiply(s, rest, s)
@@ -204,6 +217,8 @@ def rmsprop(param, grad, velocity, average, momenta, learning_rate, rho, momentu
             np.add(m, t, m)
             t = m
         np.subtract(p, t, p)
+
+    _in_blocks(update, 2, param, grad, velocity, average, momenta)
 
 
 @rmsprop.samples
@@ -240,7 +255,8 @@ def adam(param, grad, momenta, velocity, velocity_hat, step, learning_rate, beta
     count = (step + 1).astype(param.dtype)
     alpha = learning_rate * np.sqrt(1 - beta_2**count) / (1 - beta_1**count)
     rest_1, rest_2 = 1 - beta_1, 1 - beta_2
-    for p, g, m, v, h, s, t in _blocks(2, param, grad, momenta, velocity, velocity_hat):
+
+    def update(p, g, m, v, h, s, t):
         np.subtract(g, m, s)
         np.multiply(s, rest_1, s)
         np.add(m, s, m)
@@ -255,6 +271,8 @@ def adam(param, grad, momenta, velocity, velocity_hat, step, learning_rate, beta
         np.multiply(m, alpha, t)
         np.divide(t, s, t)
         np.subtract(p, t, p)
+
+    _in_blocks(update, 2, param, grad, momenta, velocity, velocity_hat)
 
 
 @adam.samples
@@ -283,8 +301,7 @@ def adamax(param, grad, momenta, norm, step, learning_rate, beta_1, beta_2, epsi
 
 @adamax.cpu
 def adamax(param, grad, momenta, norm, *settings):
-    for arrays in _blocks(0, param, grad, momenta, norm):
-        adamax.reference(*arrays, *settings)
+    _in_blocks(lambda *arrays: adamax.reference(*arrays, *settings), 0, param, grad, momenta, norm)
 
 
 @adamax.samples
@@ -315,8 +332,7 @@ def nadam(param, grad, momenta, velocity, product, step, learning_rate, beta_1, 
 
 @nadam.cpu
 def nadam(param, grad, momenta, velocity, *settings):
-    for arrays in _blocks(0, param, grad, momenta, velocity):
-        nadam.reference(*arrays, *settings)
+    _in_blocks(lambda *arrays: nadam.reference(*arrays, *settings), 0, param, grad, momenta, velocity)
 
 
 @nadam.samples
@@ -346,8 +362,7 @@ def adadelta(param, grad, grad_squares, delta_squares, learning_rate, rho, epsil
 
 @adadelta.cpu
 def adadelta(param, grad, grad_squares, delta_squares, *settings):
-    for arrays in _blocks(0, param, grad, grad_squares, delta_squares):
-        adadelta.reference(*arrays, *settings)
+    _in_blocks(lambda *arrays: adadelta.reference(*arrays, *settings), 0, param, grad, grad_squares, delta_squares)
 
 
 @adadelta.samples
@@ -378,8 +393,7 @@ def ftrl(param, grad, accumulator, linear, learning_rate, power, l1, l2, l2_shri
 
 @ftrl.cpu
 def ftrl(param, grad, accumulator, linear, *settings):
-    for arrays in _blocks(0, param, grad, accumulator, linear):
-        ftrl.reference(*arrays, *settings)
+    _in_blocks(lambda *arrays: ftrl.reference(*arrays, *settings), 0, param, grad, accumulator, linear)
 
 
 @ftrl.samples
@@ -404,8 +418,7 @@ def lion(param, grad, momenta, learning_rate, beta_1, beta_2):
 
 @lion.cpu
 def lion(param, grad, momenta, *settings):
-    for arrays in _blocks(0, param, grad, momenta):
-        lion.reference(*arrays, *settings)
+    _in_blocks(lambda *arrays: lion.reference(*arrays, *settings), 0, param, grad, momenta)
 
 
 @lion.samples
@@ -486,9 +499,12 @@ def decay(param, rate):
 @decay.cpu
 def decay(param, rate):
     rate = float(rate)
-    for p, s in _blocks(1, param):
+
+    def update(p, s):
         np.multiply(p, rate, s)
         np.subtract(p, s, p)
+
+    _in_blocks(update, 1, param)
 
 
 @decay.samples
@@ -507,10 +523,13 @@ def moving_average(average, x, momentum):
 @moving_average.cpu
 def moving_average(average, x, momentum):
     rest = 1 - momentum
-    for a, block, s in _blocks(1, average, x):
+
+    def update(a, block, s):
         np.multiply(a, momentum, a)
         np.multiply(block, rest, s)
         np.add(a, s, a)
+
+    _in_blocks(update, 1, average, x)
 
 
 @moving_average.samples

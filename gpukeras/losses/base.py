@@ -7,11 +7,12 @@ from gpukeras.autograd import symbolic
 from gpukeras.autograd.tensor import Tensor, Variable, convert_to_array
 from gpukeras.backend import devices, dtypes
 from gpukeras.configurable import Configurable, serialize
-from gpukeras.ops import comparison, core
+from gpukeras.ops import comparison, core, objective
 from gpukeras.ops import loss as loss_ops
 
 __all__ = ["Loss", "LossFunctionWrapper"]
 
+_MEANS = ("sum_over_batch_size", "mean")
 _REDUCTIONS = ("sum_over_batch_size", "sum", "mean", "mean_with_sample_weight", "none", None)
 
 
@@ -106,6 +107,22 @@ class LossFunctionWrapper(Loss):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.fn = fn
         self._settings = kwargs
+        # Whether the mean can be taken in the same op: not of a function or a call() of the user's.
+        self._is_op = hasattr(fn, "function") and type(self).call is LossFunctionWrapper.call
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        if (
+            sample_weight is None
+            and self._is_op
+            and self.reduction in _MEANS
+            and type(y_true) is type(y_pred) is Tensor
+            and y_pred.array.dtype == self._array_dtype
+            and (self._keeps_y_true or y_true.array.dtype == self._array_dtype)
+            and _has_matching_ranks(y_true.array.shape, y_pred.array.shape)
+            and getattr(y_pred, "_keras_mask", None) is None
+        ):
+            return objective.mean_of(y_true, y_pred, self.fn, self._settings)
+        return super().__call__(y_true, y_pred, sample_weight)
 
     def call(self, y_true, y_pred):
         if isinstance(y_pred, (dict, list, tuple)):
@@ -126,6 +143,13 @@ class LossFunctionWrapper(Loss):
         if isinstance(config.get("fn"), dict):
             config = {**config, "fn": registry.resolve("loss", config["fn"])}
         return cls(**config)
+
+
+def _has_matching_ranks(true, pred):
+    """Whether `align_ranks` would leave arrays of these shapes, and `reduce_loss` their values, as they are."""
+    if len(pred) < 2 or 0 in pred:
+        return False
+    return len(true) == len(pred) or (len(true) == len(pred) - 1 and pred[-1] != 1)
 
 
 def function_config(function):

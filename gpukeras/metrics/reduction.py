@@ -5,7 +5,7 @@ import math
 
 from gpukeras import registry
 from gpukeras.autograd.op import op
-from gpukeras.autograd.tensor import convert_to_array
+from gpukeras.autograd.tensor import Tensor, convert_to_array
 from gpukeras.configurable import serialize
 from gpukeras.metrics.base import Metric, add_in_place
 from gpukeras.ops.elementwise import divide_no_nan
@@ -112,6 +112,12 @@ class MeanMetricWrapper(Mean):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         mask = getattr(y_pred, "_keras_mask", None)
+        function = getattr(self._fn, "function", None)
+        if sample_weight is mask is None and function is not None and type(y_true) is type(y_pred) is Tensor:
+            values = function(y_true.array, y_pred.array, **self._settings)[0]  # an op's: nothing here is recorded
+            add_in_place(self.total, _sum_of_means(values, self._array_dtype))
+            add_in_place(self.count, values.shape[0] if values.shape else 1)
+            return
         values = self._fn(y_true, y_pred, **self._settings)
         if mask is not None:
             sample_weight = _masked(sample_weight, mask, dtype=self._array_dtype)
@@ -144,10 +150,13 @@ class MeanMetricWrapper(Mean):
 @op
 def _total(values, /, dtype):
     """Sum over samples of the mean of each."""
-    values = as_array(values)
+    return _sum_of_means(as_array(values), dtype), None
+
+
+def _sum_of_means(values, dtype):
     total = values.sum(dtype=dtype)
     inner = math.prod(values.shape[1:])
-    return (total if inner <= 1 else total / inner).astype(dtype, copy=False), None
+    return (total if inner <= 1 else total / inner).astype(dtype, copy=False)
 
 
 @op

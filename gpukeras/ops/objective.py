@@ -397,6 +397,35 @@ def categorical_hinge(y_true, y_pred, /):
     return y, backward
 
 
+@op
+def mean_of(y_true, y_pred, /, function, settings):
+    """Mean of all values of one of these loss functions: `reduce_loss` and the function in one op.
+
+    Args:
+        y_true, y_pred: What the function takes.
+        function: The loss function, an op of ``(y_true, y_pred)``.
+        settings: Dictionary of its other arguments.
+
+    Shapes:
+        y ()
+
+    Example:
+        >>> mean_of(np.zeros((3, 1)), np.ones((3, 1)), mean_squared_error, {}).numpy()
+        array(1.)
+    """
+    values, backward = function.function(y_true, y_pred, **settings)
+    xp = devices.array_module(values)
+    factor = 1 / values.size if values.size else 0
+    y = (values.sum() if values.dtype.itemsize >= 4 else values.sum(dtype=np.float32)) * factor
+
+    def mean_backward(dy, needs):
+        d = xp.empty(values.shape, values.dtype)
+        d[...] = dy * factor
+        return backward(d, needs)
+
+    return xp.asarray(y, values.dtype), mean_backward
+
+
 def _pair(name, y_true, y_pred, squeeze=True):
     """Both in the float dtype of y_pred and with ranks aligned, and the size of the last axis."""
     p = floating(as_array(y_pred))
@@ -432,6 +461,8 @@ def floating(x):
 
 def _mean(x, n):
     """Mean over the last axis of size n; short floats are summed up in float32."""
+    if x.shape[-1] == 1:
+        return x[..., 0]
     if x.dtype.itemsize >= 4:
         return x.sum(axis=-1) / n
     return (x.sum(axis=-1, dtype=np.float32) / n).astype(x.dtype)

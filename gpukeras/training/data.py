@@ -233,7 +233,7 @@ def _rows(array, rows):
     if isinstance(rows, slice):
         return array[rows]
     if type(array) is np.ndarray:
-        return np.take(array, rows, axis=0, mode="clip")  # a mode spares NumPy a buffer; rows are in range
+        return array.take(rows, axis=0, mode="clip")  # a mode spares NumPy a buffer; rows are in range
     if isinstance(array, np.ndarray):  # memory-mapped: sorted reads, one pass over the file
         return np.asarray(array[rows])
     return array[devices.to_device(rows)]

@@ -1,5 +1,7 @@
 """One step: forward, backward, update. The only file that knows whether a step is captured."""
 
+import functools
+
 import numpy as np
 
 from gpukeras.autograd.scope import setting, transaction
@@ -15,6 +17,12 @@ undoable = transaction
 def _quiet():
     """NaN and infinity are values that metrics and TerminateOnNaN see; NumPy need not warn of them."""
     return np.errstate(all="ignore")
+
+
+@functools.lru_cache(maxsize=8)  # made once: a captured step may not copy from the host
+def _one(xp, dtype):
+    """d(loss)/d(loss)."""
+    return xp.ones((), dtype)
 
 
 def call(model, x, training):
@@ -48,8 +56,7 @@ def train(model, x, y, sample_weight):
                 f"{type(model).__name__} {model.name!r} has no trainable weights. Set "
                 f"layer.trainable = True, or use evaluate()."
             )
-        seed = devices.array_module(scaled.array).ones_like(scaled.array)
-        gradients = tape.gradients([(scaled, seed)], variables)
+        gradients = tape.gradients([(scaled, _one(devices.array_module(scaled.array), scaled.array.dtype))], variables)
         optimizer.apply(gradients, variables)  # commits the transaction once everything is checked
     return logs
 

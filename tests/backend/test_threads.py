@@ -122,14 +122,22 @@ def test_blocks_see_the_warnings_of_the_caller():
 
 @pytest.mark.skipif(not blas.can_limit(), reason="this NumPy's BLAS does not let its threads be set")
 def test_blas_has_one_thread_within_blocks_and_its_own_afterwards():
-    before = blas.thread_count()
+    library = blas._library()
+    before = library.get_count()
     counts = []
     with threads.use_count(2):
-        threads.run(lambda _: counts.append(blas.thread_count()), range(4), uses_blas=True)
+        threads.run(lambda _: counts.append(library.get_count()), range(4), uses_blas=True)
         with pytest.raises(ZeroDivisionError):
             threads.run(lambda _: 1 / 0, range(4), uses_blas=True)
     assert counts == [1] * 4
-    assert blas.thread_count() == before
+    assert library.get_count() == blas.thread_count() == before
+
+
+@pytest.mark.skipif(not blas.can_limit(), reason="this NumPy's BLAS does not let its threads be set")
+def test_a_limit_for_a_while_does_not_change_the_number_that_blas_is_said_to_use():
+    before = blas.thread_count()
+    with blas.one_thread():
+        assert blas.thread_count() == before
 
 
 def test_without_a_way_to_limit_blas_products_run_one_after_the_other(monkeypatch):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpukeras import losses, registry
+from gpukeras import losses, ops, registry
 from gpukeras.autograd.tape import Tape
 from gpukeras.autograd.tensor import Tensor
 from gpukeras.backend import devices
@@ -147,3 +147,25 @@ def test_what_is_missing_says_so():
         losses.CategoricalGeneralizedCrossEntropy(q=1.0)
     with pytest.raises(ValueError, match="lambda"):
         LossFunctionWrapper(lambda y_true, y_pred: y_pred).get_config()
+
+
+@pytest.mark.parametrize(
+    ("loss", "true", "pred"),
+    [
+        (losses.MeanSquaredError(), (6, 1), (6, 1)),
+        (losses.MeanSquaredError(), (6,), (6, 1)),
+        (losses.BinaryCrossentropy(label_smoothing=0.1), (6, 3), (6, 3)),
+        (losses.CategoricalCrossentropy(), (6, 3), (6, 3)),
+        (losses.SparseCategoricalCrossentropy(), (6,), (6, 3)),
+        (losses.SparseCategoricalCrossentropy(from_logits=True), (6, 1), (6, 3)),
+        (losses.SparseCategoricalCrossentropy(), (6, 5), (6, 5, 3)),
+    ],
+)
+def test_the_short_way_to_the_mean_gives_what_the_long_one_gives(loss, true, pred, rng):
+    is_sparse = isinstance(loss, losses.SparseCategoricalCrossentropy)
+    y_true = ops.convert_to_tensor(rng.integers(0, 2, true).astype("int32" if is_sparse else "float32"))
+    y_pred = rng.uniform(0.1, 1, pred)
+    y_pred = ops.convert_to_tensor((y_pred / y_pred.sum(-1, keepdims=True)).astype("float32"))
+    short = loss(y_true, y_pred)
+    loss._is_op = False
+    np.testing.assert_array_equal(short, loss(y_true, y_pred))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gpukeras.ops import objective
+from gpukeras.ops.loss import reduce_loss
 from gpukeras.testing import check_gradients
 from tests.helpers import assert_close, values
 
@@ -95,3 +96,20 @@ def test_shapes_that_do_not_fit(name):
         getattr(objective, name)(np.ones((2, 3)), np.ones((4, 5)))
     with pytest.raises(ValueError, match=name):
         getattr(objective, name)(1.0, 2.0)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+def test_mean_of_equals_the_function_and_its_reduction(name, dtype, rng, device):
+    function = getattr(objective, name)
+    t, p = (rng.uniform(0.2, 0.9, (3, 4, 5)).astype(dtype) for _ in range(2))
+    mean = objective.mean_of(t, p, function, {})
+    assert mean.dtype == dtype
+    assert mean.shape == ()
+    np.testing.assert_array_equal(values(mean), values(reduce_loss(function(t, p))))
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_gradients_of_mean_of(name, rng, device):
+    t, p = rng.uniform(0.2, 0.9, (3, 4, 5)), rng.uniform(0.2, 0.9, (3, 4, 5))
+    check_gradients(lambda t, p: objective.mean_of(t, p, getattr(objective, name), {}), t, p)

@@ -219,8 +219,8 @@ def test_at_any_time(kind, rng):
                 steps.append(batch)
 
         timer = threading.Timer(delay, _thread.interrupt_main)
-        timer.start()
         with pytest.raises(KeyboardInterrupt):
+            timer.start()
             model.fit(X, Y, callbacks=[Record()], **fit)
         timer.join()
         # A step may have ended without its callback: then one more step gives the state after the next.
