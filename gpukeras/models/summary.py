@@ -3,13 +3,14 @@
 import math
 import re
 import shutil
-from typing import Any
 
-from gpukeras.autograd.symbolic import flatten, map_structure
+from gpukeras.autograd.symbolic import flatten
+from gpukeras.models._table import BOLD, draw, screen_width, styled, wrap, write
 
 __all__ = ["print_summary"]
 
-_NUMBER, _NONE, _SYMBOL, _NO = "color(34)", "color(45)", "color(33)", "color(9)"
+# Keras's colours, as parameters of SGR sequences.
+_NUMBER, _NONE, _SYMBOL, _YES, _NO = "38;5;34", "38;5;45", "38;5;33", "1;38;5;34", "1;91"
 
 
 def print_summary(
@@ -22,69 +23,47 @@ def print_summary(
     layer_range=None,
 ):
     """Print Keras's table of layers, shapes and parameters, with totals; the arguments are Model.summary's."""
-    import rich.console
-    import rich.markup
-    import rich.table
-
     operations = _operations(model)
     is_chain = _is_chain(model)
     header = ["Layer (type)", "Output Shape", "Param #"]
-    alignment: list[Any] = ["left", "left", "right"]
+    alignments = ["left", "left", "right"]
     if is_chain:
         default_length, positions = 88, list(positions or [0.45, 0.80, 1.0])
     else:
         default_length, positions = 108, list(positions or [0.3, 0.56, 0.74, 1.0])
         header.append("Connected to")
-        alignment.append("left")
+        alignments.append("left")
     if show_trainable:
         default_length += 12
         positions = [p * 0.9 for p in positions] + [1.0]
         header.append("Trainable")
-        alignment.append("center")
+        alignments.append("center")
     line_length = line_length or min(default_length, shutil.get_terminal_size().columns - 4)
-    table = rich.table.Table(
-        *(
-            rich.table.Column(name, justify=justify, width=width)
-            for name, justify, width in zip(header, alignment, _widths(positions, line_length), strict=True)
-        ),
-        width=line_length,
-        show_lines=True,
-    )
+    widths = _widths(positions, line_length)
     first, last = _range(operations, layer_range)
 
-    def add_rows(operation, level=0):
+    def rows(operation, level=0):
         prefix = "   " * level + "└ " if level else ""
-        row = [
-            f"{rich.markup.escape(prefix + operation.name)} "
-            f"([{_SYMBOL}]{rich.markup.escape(_class_name(operation))}[/])",
-            _output_shape(operation),
-            _parameters(operation),
-        ]
+        name = styled(f"{prefix}{operation.name} (", (_class_name(operation), _SYMBOL), ")")
+        row = [name, _output_shape(operation), _parameters(operation)]
         if not is_chain:
             row.append(_connections(operation, set(model._graph.nodes)))
         if show_trainable:
             row.append(_trainable(operation))
-        table.add_row(*row)
+        yield row
         if expand_nested:
             for layer in getattr(operation, "layers", ()):
-                add_rows(layer, level + 1)
+                yield from rows(layer, level + 1)
 
-    for operation in operations[first:last]:
-        add_rows(operation)
-
-    if print_fn is None:
-        console = rich.console.Console(highlight=False)
-    else:
-        console = rich.console.Console(highlight=False, force_terminal=False, color_system=None)
-        console.begin_capture()
-    console.print(f'[bold]Model: "{rich.markup.escape(model.name)}"[/]')
-    console.print(table)
+    body = [row for operation in operations[first:last] for row in rows(operation)]
+    lines = wrap(styled((f'Model: "{model.name}"', BOLD)), screen_width(), folds=True)
+    lines += draw(header, body, alignments, widths, line_length)
     for title, variables in _totals(model):
         count = sum(math.prod(v.shape) for v in variables)
         size = _readable(sum(math.prod(v.shape) * v.array.dtype.itemsize for v in variables))
-        console.print(f"[bold] {title}: [/][{_NUMBER}]{count:,}[/] ({size})")
-    if print_fn is not None:
-        print_fn(console.end_capture())
+        total = styled((f" {title}: ", BOLD), (f"{count:,}", _NUMBER), f" ({size})")
+        lines += wrap(total, screen_width(), folds=True)
+    write(lines, print_fn)
 
 
 def _operations(model):
@@ -128,49 +107,50 @@ def _class_name(operation):
     return type(operation).__name__
 
 
-def _shape_text(shape):
-    return f"({', '.join(f'[{_NONE if size is None else _NUMBER}]{size}[/]' for size in shape)})"
-
-
 def _output_shape(operation):
     nodes = operation._inbound_nodes
     if nodes:
-        shapes = map_structure(lambda tensor: _shape_text(tensor.shape), nodes[-1].structured_outputs)
+        shapes = [_shape_text(tensor.shape) for tensor in nodes[-1].outputs]
     elif getattr(operation, "_build_shapes", None):
         try:
             found = operation.output_shape if hasattr(operation, "output_shape") else None
             shapes = _shape_text(found or operation.compute_output_shape(**operation._build_shapes))
         except (NotImplementedError, TypeError, ValueError, AttributeError):
-            return "?"
+            return styled("?")
     else:
-        return "?"
+        return styled("?")
     leaves = flatten(shapes)
-    return leaves[0] if len(leaves) == 1 else str(shapes).replace("'", "")
+    text = leaves[0] if len(leaves) == 1 else str(shapes).replace("'", "")
+    # Every second part is a size.
+    parts = re.split(r"(?<=[( ])(None|\d+)(?=[,)])", text)
+    return styled(*((part, (_NONE if part == "None" else _NUMBER) if i % 2 else "") for i, part in enumerate(parts)))
+
+
+def _shape_text(shape):
+    return f"({', '.join(map(str, shape))})"
 
 
 def _parameters(operation):
     if not hasattr(operation, "built"):
-        return f"[{_NUMBER}]0[/]"
+        return styled(("0", _NUMBER))
     if not operation.built:
-        return f"[{_NUMBER}]0[/] (unbuilt)"
-    return f"[{_NUMBER}]{operation.count_params():,}[/]"
+        return styled(("0", _NUMBER), " (unbuilt)")
+    return styled((f"{operation.count_params():,}", _NUMBER))
 
 
 def _connections(operation, nodes):
-    found = [
-        f"{tensor._keras_history[0].name}\\[[{_NUMBER}]{tensor._keras_history[1]}[/]]"
-        f"\\[[{_NUMBER}]{tensor._keras_history[2]}[/]]"
-        for node in operation._inbound_nodes
-        if node in nodes
-        for tensor in node.inputs
-    ]
-    return ", ".join(found) or "-"
+    text = []
+    for tensor in (tensor for node in operation._inbound_nodes if node in nodes for tensor in node.inputs):
+        source, node_index, tensor_index = tensor._keras_history
+        indices = "[", (str(node_index), _NUMBER), "][", (str(tensor_index), _NUMBER), "]"
+        text += styled(", " if text else "", source.name, *indices)
+    return text or styled("-")
 
 
 def _trainable(operation):
     if not getattr(operation, "weights", None):
-        return "[bold]-[/]"
-    return f"[bold][{_NUMBER}]Y[/][/]" if operation.trainable else f"[bold][{_NO}]N[/][/]"
+        return styled(("-", BOLD))
+    return styled(("Y", _YES) if operation.trainable else ("N", _NO))
 
 
 def _totals(model):

@@ -14,7 +14,16 @@ from gpukeras.autograd.symbolic import flatten, map_structure
 from gpukeras.autograd.tensor import Tensor, convert_to_array
 from gpukeras.backend import devices, dtypes, random
 
-__all__ = ["ArrayData", "IterableData", "open_data", "split_validation", "to_batch", "unpack"]
+__all__ = [
+    "ArrayData",
+    "IterableData",
+    "is_one_batch",
+    "open_data",
+    "plain_batch",
+    "split_validation",
+    "to_batch",
+    "unpack",
+]
 
 _FLOAT64 = np.dtype("float64")
 _SHUFFLING = 0x53485546  # sets the key of shuffling apart from that of the global generator
@@ -49,6 +58,22 @@ def open_data(x, y=None, sample_weight=None, *, batch_size=None, shuffle=False, 
             raise ValueError(f"batch_size cannot be given beside {type(x).__name__}, which decides on its batches.")
         return IterableData(x, class_weight=class_weight, steps=steps)
     return ArrayData(x, y, sample_weight, batch_size, shuffle, class_weight, steps)
+
+
+def is_one_batch(x, batch_size):
+    """Whether x is a NumPy array of numbers that is one batch of a model on NumPy as it stands."""
+    return (
+        type(x) is np.ndarray
+        and x.ndim > 0
+        and 0 < len(x) <= (32 if batch_size is None else batch_size)
+        and x.dtype.kind in "fiub"
+        and devices.default_module() is np
+    )
+
+
+def plain_batch(x):
+    """The Tensor of an array for which `is_one_batch` holds."""
+    return Tensor(_in_floatx(x))
 
 
 def _is_batch_source(x):

@@ -18,10 +18,12 @@ from gpukeras.configurable import serialize
 from gpukeras.layers.layer import Layer
 from gpukeras.training import interrupts, step
 from gpukeras.training.compiled import CompiledLosses, CompiledMetrics, total_of
-from gpukeras.training.data import open_data, split_validation, to_batch, unpack
+from gpukeras.training.data import is_one_batch, open_data, plain_batch, split_validation, to_batch, unpack
 
 __all__ = ["Trainer"]
 
+
+_NOBODY = callbacks_room.CallbackList()  # where nobody listens
 
 _LayerBelow: Any = Layer if TYPE_CHECKING else object  # Model joins the two
 
@@ -377,6 +379,8 @@ class Trainer(_LayerBelow):
         self._require_compiled("evaluate")
         data = open_data(x, y, sample_weight, batch_size=batch_size, steps=steps)
         self._check_labels(data)
+        if callbacks is None and verbose == 0:
+            callbacks = _NOBODY
         if not isinstance(callbacks, callbacks_room.CallbackList):
             callbacks = callbacks_room.CallbackList(
                 callbacks,
@@ -419,6 +423,11 @@ class Trainer(_LayerBelow):
         Returns:
             Arrays of the caller's kind (NumPy, or CuPy where x is), in the structure of the model's outputs.
         """
+        if callbacks is None and verbose == 0:
+            if steps is None and is_one_batch(x, batch_size) and type(self).predict_step is Trainer.predict_step:
+                with interrupts.between_steps():
+                    return _own_arrays(step.call(self, plain_batch(x), training=False))
+            callbacks = _NOBODY
         data = open_data(x, batch_size=batch_size, steps=steps)
         if not isinstance(callbacks, callbacks_room.CallbackList):
             callbacks = callbacks_room.CallbackList(
@@ -623,9 +632,17 @@ def _concatenated(batches):
     if isinstance(first, (list, tuple)):
         return type(first)(_concatenated(list(parts)) for parts in zip(*batches, strict=True))
     if len(batches) == 1:
-        # A NumPy result may be a view of what the model keeps or was given: the caller's must be their own.
-        return first.copy() if isinstance(first, np.ndarray) else first
+        return _own_arrays(first)
     return devices.array_module(first).concatenate(batches, axis=0)
+
+
+def _own_arrays(outputs):
+    """NumPy arrays of the caller's own: an output may be a view of what the model keeps or was given."""
+    if type(outputs) is Tensor:
+        return outputs.array.copy()
+    return map_structure(
+        lambda y: y.array.copy() if isinstance(y, Tensor) else y.copy() if isinstance(y, np.ndarray) else y, outputs
+    )
 
 
 def _is_on_device(x):
