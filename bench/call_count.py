@@ -1,6 +1,6 @@
 """How many Python calls a warm Dense + ReLU makes: forward, backward, and in which files.
 
-    python bench/call_count.py
+    python -m bench.call_count
 
 Prints one line of JSON. Calls are counted with `sys.setprofile` inside the library's own files; compiled code
 (NumPy) is invisible to it.
@@ -9,12 +9,12 @@ Prints one line of JSON. Calls are counted with `sys.setprofile` inside the libr
 import collections
 import json
 import os
-import platform
 import sys
 
 import numpy as np
 
 import gpukeras as keras
+from bench import machine
 from gpukeras.autograd.scope import setting
 from gpukeras.autograd.tape import Tape
 
@@ -50,8 +50,8 @@ def main():
     variables = layer.trainable_variables
     _, backward = count_calls(lambda: tape.gradients([(y, seed)], variables))
     report = {
-        "python": platform.python_version(),
-        "numpy": np.__version__,
+        "bench": "call_count",
+        **machine.description(),
         "forward_calls": sum(forward.values()),
         "backward_calls": sum(backward.values()),
         "forward": {f"{file}:{name}": count for (file, name), count in forward.items()},

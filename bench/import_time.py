@@ -1,24 +1,19 @@
 """How much does `import gpukeras` cost above `import numpy`? Fresh processes, taken in turn.
 
-    python bench/import_time.py
+    python -m bench.import_time
 
 The package imports its parts at first use, so the cost of `gpukeras.Model`, which needs them all, is given too.
 """
 
 import argparse
-import datetime
 import json
-import platform
-import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import numpy as np
+import numpy  # noqa: F401  # named in the report, with its version
 
-ROOT = Path(__file__).parents[1]
-
+from bench import machine
 
 PROGRAMS = {
     "numpy": "import numpy",
@@ -30,25 +25,14 @@ PROGRAMS = {
 def seconds(program):
     """Wall time of a process that runs one program, the start of Python included."""
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-c", program], cwd=machine.ROOT, check=True)
     return time.perf_counter() - start
 
 
 def summary(values):
     """Median and quartiles in milliseconds."""
-    low, middle, high = (round(1000 * q, 1) for q in statistics.quantiles(values, n=4))
+    low, middle, high = (round(1000 * value, 1) for value in machine.quartiles(values))
     return {"median_ms": middle, "quartiles_ms": [low, high]}
-
-
-def cpu_name():
-    """The processor's name as the system knows it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass  # not Linux
-    return platform.processor() or platform.machine()
 
 
 def main():
@@ -60,6 +44,7 @@ def main():
     for program in PROGRAMS.values():
         seconds(program)  # writes the bytecode and fills the file cache
     times = {name: [] for name in PROGRAMS}
+    others = machine.Others()
     for _ in range(rounds):
         for name, program in PROGRAMS.items():
             times[name].append(seconds(program))
@@ -73,10 +58,8 @@ def main():
                 "import_above_numpy": summary([a - b for a, b in zip(times["gpukeras"], floor, strict=True)]),
                 "first_use_above_numpy": summary([a - b for a, b in zip(times["first_use"], floor, strict=True)]),
                 "rounds": rounds,
-                "python": platform.python_version(),
-                "numpy_version": np.__version__,
-                "cpu": cpu_name(),
-                "date": datetime.date.today().isoformat(),
+                **machine.description(),
+                "others_share": others.share(),
             }
         )
     )

@@ -75,6 +75,8 @@ def run(function, items, uses_blas=False):
         for item in items:
             function(item)
     elif uses_blas:
+        if count() > 1:
+            process.prepare_for_threads()  # which BLAS's threads must see before it is held to one
         with blas.one_thread():
             _share(function, items)
     else:

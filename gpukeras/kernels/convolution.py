@@ -6,142 +6,165 @@
 `windows` (`gpukeras.kernels.windows.Windows`) says which places of x each place of y sees. The
 columns of x are one row per place of y with everything that its window sees; y is their product
 with the weights as a matrix, and the weights' gradient the product of their transpose with dy.
+
+How the CPU walks over columns, and back from them, is in `gpukeras.kernels.columns`.
 """
 
-import math
-
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from gpukeras.backend import blas, devices
+from gpukeras.kernels import columns
+from gpukeras.kernels.columns import join_matrices, matrices_of, mirrored, places_of, split
 from gpukeras.kernels.kernel import kernel
 from gpukeras.kernels.windows import windows_of
 
-__all__ = ["add_bias", "bias_gradient", "convolve", "convolve_input_gradient", "convolve_kernel_gradient"]
+__all__ = [
+    "add_bias",
+    "bias_gradient",
+    "convolve",
+    "convolve_and_kernel_gradient",
+    "convolve_gradients",
+    "convolve_input_gradient",
+    "convolve_kernel_gradient",
+]
 
-# On the CPU the columns are made for a few images at a time, so that the product finds them in cache.
-# Measured on 3x3 convolutions of 5x5x64 to 66x66x64: 2 to 8 MB do best, 0.5 MB costs a fifth more (the
-# products get too thin), 30 MB up to a half.
-_BLOCK_BYTES = 4 << 20
-# Up to so many channels, columns are laid out with one row for each place and channel: then runs of
-# neighbouring windows are copied, not single windows' few channels. Measured: 1 channel 0.6 ms
-# instead of 1.4, 3 channels 1.9 instead of 2.4.
-_FEW_CHANNELS = 4
 # Below so many elements the bias is added in one plain pass.
 _SMALL = 1 << 13
 
 
 @kernel
-def convolve(x, weights, windows):
-    """y = columns(x) · weights, for each group of channels with filters of its own."""
+def convolve(x, weights, windows, bias=None):
+    """y = columns(x) · weights + bias, for each group of channels with filters of its own."""
     groups = x.shape[-1] // weights.shape[-2]
-    y = blas.matmul(_columns(x, windows, groups), _matrices(weights, groups))
-    return y.transpose(1, 0, 2).reshape(x.shape[0], *windows.grid, weights.shape[-1])
+    y = blas.matmul(_whole_columns(x, windows, groups), matrices_of(weights, groups))
+    y = y.transpose(1, 0, 2).reshape(x.shape[0], *windows.grid, weights.shape[-1])
+    return y if bias is None else y + bias
 
 
 @convolve.cpu
-def convolve(x, weights, windows):
+def convolve(x, weights, windows, bias=None):
     groups = x.shape[-1] // weights.shape[-2]
     if windows.is_pointwise and groups == 1:
         y = blas.matmul(x.reshape(-1, x.shape[-1]), weights.reshape(weights.shape[-2:]))
-        return y.reshape(*x.shape[:-1], weights.shape[-1])
-    y = np.empty((x.shape[0], *windows.grid, weights.shape[-1]), x.dtype)
-    matrices = _matrices(weights, groups)
-    for images, rows, columns in _column_blocks(x, windows, groups):
-        out = y[images, rows].reshape(-1, groups, weights.shape[-1] // groups)
-        if groups == 1:
-            blas.matmul(columns[0], matrices[0], out=out[:, 0])
-        else:
-            blas.matmul(columns, matrices, out=out.transpose(1, 0, 2))
-    return y
+        y = y.reshape(*x.shape[:-1], weights.shape[-1])
+    elif groups == 1 and columns.has_few_filters(weights, windows):
+        y = columns.scatter(x, mirrored(weights, 1), windows.mirrored, 1)
+    else:
+        y = np.empty((len(x), *windows.grid, weights.shape[-1]), x.dtype)
+        columns.gather(x, windows, groups, y, weights, bias)
+        return y
+    return y if bias is None else add_bias(y, bias)
 
 
 @convolve.samples
 def convolve(random, dtype):
-    yield from _samples(random, dtype)
+    for x, weights, windows in _samples(random, dtype):
+        yield x, weights, windows
+        yield x, weights, windows, random(weights.shape[-1:], dtype)
 
 
 @kernel
 def convolve_input_gradient(dy, weights, windows, groups):
     """dx = Σ over the places of a window of dy · weights[place]ᵀ, put where the place is."""
-    dx = devices.array_module(dy).zeros(_input_shape(dy, weights, windows, groups), dy.dtype)
-    _add_input_gradient(dx, dy, weights, windows, groups)
-    return dx
+    channels = weights.shape[-2]
+    dx = devices.array_module(dy).zeros((dy.shape[0], *windows.space, groups, channels), dy.dtype)
+    rows, places = split(dy, groups), places_of(weights, windows, groups)
+    for i, (out, into) in enumerate(windows.taps):
+        share = blas.matmul(rows, places[:, i]).transpose(1, 0, 2)
+        dx[into] += share.reshape(*dy.shape[:-1], groups, channels)[out]
+    return dx.reshape(*dx.shape[:-2], groups * channels)
 
 
 @convolve_input_gradient.cpu
 def convolve_input_gradient(dy, weights, windows, groups):
     if windows.is_pointwise and groups == 1:
         dx = blas.matmul(dy.reshape(-1, dy.shape[-1]), weights.reshape(weights.shape[-2:]).T)
-        return dx.reshape(_input_shape(dy, weights, windows, groups))
-    dx = np.zeros(_input_shape(dy, weights, windows, groups), dy.dtype)
-    weights = np.ascontiguousarray(weights.swapaxes(-1, -2)).swapaxes(-1, -2)
-    bytes_per_image = dx[:1].nbytes + dy[:1].nbytes
-    for images in _image_blocks(len(dy), bytes_per_image):
-        _add_input_gradient(dx[images], dy[images], weights, windows, groups)
+        return dx.reshape(*dy.shape[:-1], dx.shape[-1])
+    if not columns.goes_back_by_columns(weights, windows, groups):
+        return columns.scatter(dy, weights, windows, groups)
+    if windows.mirrored is None:
+        return columns.interleave(dy, weights, windows, groups)
+    dx = np.empty((len(dy), *windows.space, groups * weights.shape[-2]), dy.dtype)
+    columns.gather(dy, windows.mirrored, groups, dx, mirrored(weights, groups))
     return dx
 
 
 @convolve_input_gradient.samples
 def convolve_input_gradient(random, dtype):
     for x, weights, windows in _samples(random, dtype):
-        dy = random((x.shape[0], *windows.grid, weights.shape[-1]), dtype) * 0.01
-        yield dy, weights, windows, x.shape[-1] // weights.shape[-2]
-
-
-def _input_shape(dy, weights, windows, groups):
-    return (dy.shape[0], *windows.space, groups * weights.shape[-2])
-
-
-def _add_input_gradient(dx, dy, weights, windows, groups):
-    rows = _split(dy, groups)
-    channels = weights.shape[-2]
-    places = _matrices(weights, groups).reshape(groups, windows.count, channels, -1)
-    dx = dx.reshape(*dx.shape[:-1], groups, channels)
-    for i, (out, into) in enumerate(windows.taps):
-        if groups == 1:
-            share = blas.matmul(rows[0], places[0, i].T)
-        else:
-            share = blas.matmul(rows, places[:, i].swapaxes(1, 2)).transpose(1, 0, 2)
-        dx[into] += share.reshape(*dy.shape[:-1], groups, channels)[out]
+        yield _small_dy(random, dtype, x, weights, windows), weights, windows, x.shape[-1] // weights.shape[-2]
 
 
 @kernel
 def convolve_kernel_gradient(x, dy, windows, groups):
     """dweights = columns(x)ᵀ · dy, for each group."""
-    d = blas.matmul(_columns(x, windows, groups).swapaxes(1, 2), _split(dy, groups))
-    return _join_matrices(d, windows)
+    d = blas.matmul(_whole_columns(x, windows, groups).swapaxes(1, 2), split(dy, groups))
+    return join_matrices(d, windows)
 
 
 @convolve_kernel_gradient.cpu
 def convolve_kernel_gradient(x, dy, windows, groups):
     if windows.is_pointwise and groups == 1:
         d = blas.matmul(x.reshape(-1, x.shape[-1]).T, dy.reshape(-1, dy.shape[-1]))
-        return d.reshape(*windows.size, x.shape[-1], dy.shape[-1])
-    d = None
-    for images, rows, columns in _column_blocks(x, windows, groups):
-        rows = _split(dy[images, rows], groups)
-        if groups == 1:
-            share = blas.matmul(columns[0].T, rows[0])[None]
-        else:
-            share = blas.matmul(columns.swapaxes(1, 2), rows)
-        d = share if d is None else np.add(d, share, out=d)
-    if d is None:  # an empty batch
-        return np.zeros((*windows.size, x.shape[-1] // groups, dy.shape[-1]), x.dtype)
-    return _join_matrices(d, windows)
+        return d.reshape(*windows.size, *d.shape)
+    return columns.gather(x, windows, groups, dy=dy)
 
 
 @convolve_kernel_gradient.samples
 def convolve_kernel_gradient(random, dtype):
     for x, weights, windows in _samples(random, dtype):
-        dy = random((x.shape[0], *windows.grid, weights.shape[-1]), dtype) * 0.01
-        yield x, dy, windows, x.shape[-1] // weights.shape[-2]
+        yield x, _small_dy(random, dtype, x, weights, windows), windows, x.shape[-1] // weights.shape[-2]
+
+
+@kernel
+def convolve_gradients(x, dy, weights, windows, groups):
+    """Both `convolve_input_gradient` and `convolve_kernel_gradient`."""
+    return (
+        convolve_input_gradient.reference(dy, weights, windows, groups),
+        convolve_kernel_gradient.reference(x, dy, windows, groups),
+    )
+
+
+@convolve_gradients.cpu
+def convolve_gradients(x, dy, weights, windows, groups):
+    if windows.mirrored is None or not columns.goes_back_by_columns(weights, windows, groups):
+        return convolve_input_gradient(dy, weights, windows, groups), convolve_kernel_gradient(x, dy, windows, groups)
+    # Columns of dy serve both: dx is their product with the weights, the weights' gradient that with x.
+    dx, d = convolve_and_kernel_gradient(dy, mirrored(weights, groups), x, windows.mirrored, groups)
+    return dx, mirrored(d, groups)
+
+
+@convolve_gradients.samples
+def convolve_gradients(random, dtype):
+    for x, weights, windows in _samples(random, dtype):
+        yield x, _small_dy(random, dtype, x, weights, windows), weights, windows, x.shape[-1] // weights.shape[-2]
+
+
+@kernel
+def convolve_and_kernel_gradient(x, weights, dy, windows, groups):
+    """Both `convolve` of x and its `convolve_kernel_gradient` with dy."""
+    return convolve.reference(x, weights, windows), convolve_kernel_gradient.reference(x, dy, windows, groups)
+
+
+@convolve_and_kernel_gradient.cpu
+def convolve_and_kernel_gradient(x, weights, dy, windows, groups):
+    if windows.is_pointwise:
+        return convolve(x, weights, windows), convolve_kernel_gradient(x, dy, windows, groups)
+    y = np.empty((len(x), *windows.grid, weights.shape[-1]), x.dtype)
+    return y, columns.gather(x, windows, groups, y, weights, dy=dy)
+
+
+@convolve_and_kernel_gradient.samples
+def convolve_and_kernel_gradient(random, dtype):
+    for x, weights, windows in _samples(random, dtype):
+        yield x, weights, _small_dy(random, dtype, x, weights, windows), windows, x.shape[-1] // weights.shape[-2]
 
 
 @kernel
 def add_bias(y, bias):
     """y += bias. In place."""
     y += bias
+    return y
 
 
 @add_bias.cpu
@@ -152,6 +175,7 @@ def add_bias(y, bias):
     else:
         lines = y.reshape(-1, y.shape[-2] * y.shape[-1])
         lines += np.tile(bias, y.shape[-2])
+    return y
 
 
 @add_bias.samples
@@ -182,96 +206,22 @@ def bias_gradient(random, dtype):
     yield (random((0, 4, 3), dtype),)
 
 
-def _columns(x, windows, groups):
+def _whole_columns(x, windows, groups):
     """What every window sees: (groups, batch · grid, places · channels of a group)."""
     if windows.is_pointwise:
-        return _split(x, groups)
+        return split(x, groups)
     xp = devices.array_module(x)
     make = xp.zeros if windows.is_padded else xp.empty
     channels = x.shape[-1] // groups
-    columns = make((x.shape[0], *windows.grid, groups, windows.count, channels), x.dtype)
+    made = make((x.shape[0], *windows.grid, groups, windows.count, channels), x.dtype)
     x = x.reshape(*x.shape[:-1], groups, channels)
     for i, (out, into) in enumerate(windows.taps):
-        columns[(*out, ..., i, slice(None))] = x[into]
-    columns = columns.reshape(-1, groups, windows.count * channels)
-    return columns.transpose(1, 0, 2)
+        made[(*out, ..., i, slice(None))] = x[into]
+    return made.reshape(-1, groups, windows.count * channels).transpose(1, 0, 2)
 
 
-def _column_blocks(x, windows, groups):
-    """Columns of a few images, or of a band of rows of one large image, at a time.
-
-    Yields ``images, rows, columns``: two slices into (batch, grid[0]), and the columns of what they
-    choose, (groups, windows, places · channels of a group). The next block overwrites them.
-    """
-    channels = x.shape[-1] // groups
-    row_bytes = math.prod(windows.grid[1:]) * windows.count * x.shape[-1] * x.dtype.itemsize
-    band = min(max(_BLOCK_BYTES // row_bytes, 1), windows.grid[0])
-    buffer = padded = None
-    for images in _image_blocks(len(x), row_bytes * windows.grid[0]):
-        block = x[images]
-        if windows.is_padded:
-            if padded is None:
-                padded = np.zeros((len(block), *windows.span, x.shape[-1]), x.dtype)
-            inside = [
-                slice(low, min(low + n, span))
-                for low, n, span in zip(windows.lows, windows.space, windows.span, strict=True)
-            ]
-            block, source = padded[: len(block)], block
-            block[(slice(None), *inside)] = source[(slice(None), *(slice(0, s.stop - s.start) for s in inside))]
-        view = _window_view(block, windows, groups, channels)
-        rank = len(windows.grid)
-        is_transposed = channels <= _FEW_CHANNELS
-        batch, places = [*range(1 + rank)], [*range(1 + rank, 1 + 2 * rank)]
-        group, channel = 1 + 2 * rank, 2 + 2 * rank
-        inner = [*places, channel, *batch] if is_transposed else [*batch, *places, channel]
-        view = view.transpose(group, *inner)
-        axis = inner.index(1) + 1
-        for start in range(0, windows.grid[0], band):
-            rows = slice(start, min(start + band, windows.grid[0]))
-            part = view[(*(slice(None),) * axis, rows)]
-            if buffer is None:
-                buffer = np.empty(part.size, x.dtype)
-            columns = buffer[: part.size].reshape(part.shape)
-            np.copyto(columns, part)
-            if is_transposed:
-                columns = columns.reshape(groups, windows.count * channels, -1).swapaxes(1, 2)
-            else:
-                columns = columns.reshape(groups, -1, windows.count * channels)
-            yield images, rows, columns
-
-
-def _window_view(x, windows, groups, channels):
-    """What every window sees, without a copy: (batch, *grid, *size, groups, channels of a group)."""
-    batch, *steps, last = x.strides
-    grid = [step * s for step, s in zip(steps, windows.strides, strict=True)]
-    size = [step * d for step, d in zip(steps, windows.dilation, strict=True)]
-    return as_strided(
-        x,
-        (len(x), *windows.grid, *windows.size, groups, channels),
-        (batch, *grid, *size, channels * last, last),
-        writeable=False,
-    )
-
-
-def _image_blocks(batch, bytes_per_image):
-    step = max(_BLOCK_BYTES // max(bytes_per_image, 1), 1)
-    return [slice(i, min(i + step, batch)) for i in range(0, batch, step)]
-
-
-def _matrices(weights, groups):
-    """The weights as one matrix per group: (groups, places · channels, filters of a group)."""
-    return weights.reshape(-1, groups, weights.shape[-1] // groups).transpose(1, 0, 2)
-
-
-def _join_matrices(d, windows):
-    """The way back of `_matrices`."""
-    groups, _, filters = d.shape
-    return d.transpose(1, 0, 2).reshape(*windows.size, -1, groups * filters)
-
-
-def _split(y, groups):
-    """(batch, *grid, filters) as (groups, batch · grid, filters of a group)."""
-    return y.reshape(-1, groups, y.shape[-1] // groups).transpose(1, 0, 2)
+def _small_dy(random, dtype, x, weights, windows):
+    return random((x.shape[0], *windows.grid, weights.shape[-1]), dtype) * 0.01
 
 
 def _samples(random, dtype):

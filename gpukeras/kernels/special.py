@@ -2,10 +2,7 @@
 
 import math
 
-import numpy as np
-
 from gpukeras.backend import devices
-from gpukeras.kernels.kernel import kernel
 
 __all__ = ["erf", "erfc", "erfinv", "normal_cdf"]
 
@@ -72,10 +69,9 @@ _TANH_FORM = (
 _TANH_LIMIT = 6.0
 
 
-def _polynomial(x, coefficients, out=None):
+def _polynomial(x, coefficients):
     """c₀ xⁿ + c₁ xⁿ⁻¹ + ... + cₙ by Horner's rule, in one array."""
-    xp = devices.array_module(x)
-    y = xp.multiply(x, coefficients[0], out=out)
+    y = x * coefficients[0]
     for c in coefficients[1:-1]:
         y += c
         y *= x
@@ -159,42 +155,13 @@ def _tanh_form(x):
     return xp.tanh(y, out=y if y.ndim else None)
 
 
-@kernel
 def normal_cdf(x):
     """Φ(x) = (1 + erf(x / sqrt(2))) / 2: how much of a normal distribution lies below x."""
     if x.dtype.itemsize < 4:
-        return _in_float32(normal_cdf.reference, x)
+        return _in_float32(normal_cdf, x)
     if x.dtype == "float64":
         return 0.5 * erfc(x * -math.sqrt(0.5))
     y = _tanh_form(x)
     y *= 0.5
     y += 0.5
     return y
-
-
-_BLOCK = 16384  # elements; three float32 blocks stay in the first two caches
-
-
-@normal_cdf.cpu
-def normal_cdf(x):
-    if x.dtype != np.float32 or x.size <= _BLOCK:
-        return normal_cdf.reference(x)
-    flat = x.ravel()
-    y = np.empty_like(flat)
-    clipped, square, power = (np.empty(_BLOCK, np.float32) for _ in range(3))
-    for start in range(0, flat.size, _BLOCK):
-        part = flat[start : start + _BLOCK]
-        size = part.size
-        u = np.clip(part, -_TANH_LIMIT, _TANH_LIMIT, out=clipped[:size])
-        p = _polynomial(np.multiply(u, u, out=square[:size]), _TANH_FORM, out=power[:size])
-        p *= u
-        done = np.tanh(p, out=y[start : start + size])
-        done *= 0.5
-        done += 0.5
-    return y.reshape(x.shape)
-
-
-@normal_cdf.samples
-def normal_cdf(random, dtype):
-    yield (random((33, 7), dtype),)
-    yield (random((5, _BLOCK), dtype),)

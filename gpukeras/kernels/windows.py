@@ -3,8 +3,19 @@
 import functools
 import itertools
 import math
+from typing import NamedTuple
 
-__all__ = ["Windows", "window_count", "windows_of"]
+__all__ = ["Residue", "Windows", "window_count", "windows_of"]
+
+
+class Residue(NamedTuple):
+    """Places of an axis a multiple of the stride apart: a window sees them as the next one sees their neighbours."""
+
+    places: slice  # of the axis
+    taps: slice  # the places of a window that they are
+    size: int  # number of those, and of the windows that see a place
+    start: int  # the first window that sees the first place
+    count: int  # number of places
 
 
 class Windows:
@@ -48,6 +59,33 @@ class Windows:
         self.is_padded = any(low or span - low > n for low, span, n in zip(lows, self.span, space, strict=True))
         self.is_pointwise = self.count == 1 and space == grid and not self.is_padded and max(strides) == 1
         self.is_disjoint = all(s >= (k - 1) * d + 1 for s, k, d in zip(strides, size, dilation, strict=True))
+
+    @functools.cached_property
+    def mirrored(self):
+        """The windows of the way back: what each place of the input gives to the windows that see it.
+
+        Place p of the input meets place k of window ``p + low - k * dilation``, so that at stride 1 these are windows
+        over the grid, with their places in reverse order. None with larger strides.
+        """
+        if max(self.strides) > 1:
+            return None
+        lows = tuple((k - 1) * d - low for k, d, low in zip(self.size, self.dilation, self.lows, strict=True))
+        return Windows(self.grid, self.size, self.strides, self.dilation, lows, self.space)
+
+    @functools.cached_property
+    def residues(self):
+        """The places of the input that lie a multiple of the stride apart, a list per axis; without dilation."""
+        axes = []
+        for n, size, stride, low in zip(self.space, self.size, self.strides, self.lows, strict=True):
+            axes.append([])
+            for place in range(min(stride, n)):
+                tap = (place + low) % stride
+                count = len(range(tap, size, stride))
+                start = (place + low - tap) // stride - count + 1
+                axes[-1].append(
+                    Residue(slice(place, n, stride), slice(tap, size, stride), count, start, -(-(n - place) // stride))
+                )
+        return axes
 
     def places_inside(self):
         """How many places of each window lie inside the input, one list per axis; a window has their product."""

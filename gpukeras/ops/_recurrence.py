@@ -1,16 +1,21 @@
-"""What the recurrent ops share: the walk through a sequence, and the product with the state."""
+"""What the recurrent ops share: the walk through a sequence, and the gradients of what all its steps share."""
 
+import functools
 from typing import Any
 
-from gpukeras.backend import blas, devices
+import numpy as np
 
-__all__ = ["StateProduct", "Walk", "column_sums", "state_gradient"]
+from gpukeras.backend import blas, devices
+from gpukeras.kernels.recurrent import by_gate
+
+__all__ = ["Gradients", "Walk", "column_sums"]
 
 
 class Walk:
     """The way through a sequence: checks, layout, direction, masks.
 
-    Arrays inside run (time, batch, ...), so that a step is one contiguous block.
+    Arrays inside run (time, batch, ...), so that a step is one contiguous block; where there is one for each gate,
+    that axis comes first, as slots. float16 and bfloat16 are computed in float32.
 
     Args:
         name: Of the op, for messages.
@@ -23,8 +28,10 @@ class Walk:
         go_backwards, zero_output: As the op has them.
 
     Attributes:
-        x: The input in the order of the walk (time, batch, features).
-        keep: One boolean column (batch, 1) per step, or None each where there is no mask.
+        x: The input in the order of the walk (time, batch, features). With a kernel and a bias a column of ones
+            follows, which makes the bias one more row of the kernel, here and in its gradient.
+        kernel, recurrent_kernel, bias, dropout: In the type that is computed in; None where left out.
+        keep: (time, batch, 1), False where a step is masked; None where there is no mask.
     """
 
     def __init__(self, name, x, states, weights, bias_shape, mask, dropout, go_backwards, zero_output):
@@ -34,44 +41,37 @@ class Walk:
         _check_dropout(name, dropout, x.shape[0], recurrent_kernel)
         self.batch, self.time, self.features = x.shape
         self.units = recurrent_kernel.shape[0]
-        self.dtype, self.x_dtype = recurrent_kernel.dtype, x.dtype
+        self.result_dtype, self.x_dtype = recurrent_kernel.dtype, x.dtype
+        self.dtype = np.dtype("float32") if recurrent_kernel.dtype.itemsize < 4 else recurrent_kernel.dtype
         self.xp = devices.array_module(recurrent_kernel)
+        self.kernel, self.recurrent_kernel, self.bias, self.dropout = [
+            None if a is None else a.astype(self.dtype, copy=False) for a in (*weights, dropout)
+        ]
         self.go_backwards = go_backwards
         self.zero_output = zero_output and mask is not None
-        x = x.swapaxes(0, 1)
-        x = self.xp.ascontiguousarray(x[::-1] if go_backwards else x)
-        self.x = x if x.dtype == self.dtype else x.astype(self.dtype)
-        if mask is None:
-            self.mask: Any = None
-            self.keep: Any = [None] * self.time
-        else:
+        self.x = self._in_order(x)
+        self.keep: Any = None
+        if mask is not None:
             mask = mask.T[::-1] if go_backwards else mask.T
-            self.mask = self.keep = (mask != 0)[:, :, None]
+            self.keep = (mask != 0)[:, :, None]
 
-    def rows(self, array):
-        """(time, batch, n) seen as (time · batch, n)."""
-        return array.reshape(-1, array.shape[-1])
+    def _in_order(self, x):
+        """x as (time, batch, features), with the column of ones where the bias is a row of the kernel."""
+        has_ones = self.kernel is not None and self.bias is not None
+        ordered = self.xp.empty((self.time, self.batch, self.features + has_ones), self.dtype)
+        x = x.swapaxes(0, 1)
+        ordered[:, :, : self.features] = x[::-1] if self.go_backwards else x
+        if has_ones:
+            ordered[:, :, -1] = 1
+        return ordered
 
-    def input_product(self, kernel, bias, scale=None):
-        """(x · kernel + bias) scale for all steps at once (time, batch, columns)."""
-        if kernel is None:
-            z = self.rows(self.x) * (1 if scale is None else scale)
-        else:
-            z = blas.matmul(self.rows(self.x), kernel if scale is None else kernel * scale)
-        if bias is not None:
-            z += bias if scale is None else bias * scale
-        return z.reshape(self.time, self.batch, -1)
+    def slots(self, count):
+        """Room for so many numbers per step and unit (count, time, batch, units)."""
+        return self.xp.empty((count, self.time, self.batch, self.units), self.dtype)
 
-    def input_gradient(self, rows, kernel):
-        """The gradient of x as it came in (batch, time, features)."""
-        dx = rows if kernel is None else blas.matmul(rows, kernel.T)
-        dx = dx.reshape(self.time, self.batch, self.features)
-        dx = (dx[::-1] if self.go_backwards else dx).swapaxes(0, 1)
-        return dx if dx.dtype == self.x_dtype else dx.astype(self.x_dtype)
-
-    def kernel_gradient(self, rows):
-        """xᵀ · rows."""
-        return blas.matmul(self.rows(self.x).T, rows)
+    def columns(self, count):
+        """Room for the gradients of so many pre-activations per step and unit (time, batch, count · units)."""
+        return self.xp.empty((self.time, self.batch, count * self.units), self.dtype)
 
     def states(self, initial):
         """Room for all states (time + 1, batch, units), the first one filled."""
@@ -79,96 +79,134 @@ class Walk:
         states[0] = 0 if initial is None else initial
         return states
 
-    def steps(self, parts=1):
-        """Room for `parts` times the units at every step (time, batch, columns)."""
-        return self.xp.empty((self.time, self.batch, parts * self.units), self.dtype)
+    def state(self, values):
+        """An array (batch, units) of our own: a copy of the values, or zeros for None."""
+        state = self.xp.empty((self.batch, self.units), self.dtype)
+        state[...] = 0 if values is None else values
+        return state
 
-    def step(self, parts=1):
-        """Room for `parts` times the units at one step (batch, columns)."""
-        return self.xp.empty((self.batch, parts * self.units), self.dtype)
+    def by_slot(self, matrix, slots):
+        """(n, gates · units) as one matrix for each slot (slots, n, units).
 
-    def halves(self, gates, *sigmoids):
-        """½ in the columns of the numbered gates, 1 elsewhere; scaling by halves loses no bit."""
-        halves = self.xp.ones((gates, self.units), self.dtype)
-        for gate in sigmoids:
-            halves[gate] = 0.5
-        return halves.reshape(-1)
+        Args:
+            matrix: The kernel or the recurrent kernel.
+            slots: ``(gate, sign)`` for each: which gate it is, and -1 where its pre-activation is wanted negated.
+        """
+        parts = self.xp.empty((len(slots), matrix.shape[0], self.units), self.dtype)
+        for slot, (gate, sign) in enumerate(slots):
+            self.xp.multiply(matrix[:, gate * self.units : (gate + 1) * self.units], sign, out=parts[slot])
+        return parts
+
+    def masks_by_slot(self, slots):
+        """The masks of dropout in the order of the slots, or None."""
+        return None if self.dropout is None else self.xp.stack([self.dropout[gate] for gate, _ in slots])
+
+    def input_product(self, bias, slots, out):
+        """x · kernel + bias for all steps at once, into out (slots, time, batch, units); slots as in `by_slot`."""
+        if self.kernel is not None:
+            kernel = self.kernel if bias is None else self.xp.concatenate([self.kernel, bias[None]])
+            blas.matmul(_rows(self.x), self.by_slot(kernel, slots), out=_rows(out))
+            return
+        product = self.x if bias is None else self.x + bias
+        for slot, (gate, sign) in enumerate(slots):
+            self.xp.multiply(product[:, :, gate * self.units : (gate + 1) * self.units], sign, out=out[slot])
 
     def outputs(self, states):
-        """The output of all steps (batch, time, units), from the states after each."""
-        y = states[1:] * self.mask if self.zero_output else states[1:]
-        return y.swapaxes(0, 1)
+        """The outputs of all steps (batch, time, units), and the last state."""
+        y = states[1:] * self.keep if self.zero_output else states[1:]
+        return self.result(y.swapaxes(0, 1)), self.result(states[-1])
 
-    def output_gradients(self, dy, *dstates):
-        """dy in the order of the walk, or None; then the states' gradients, ours to change."""
-        running = []
-        for d in dstates:
-            state = self.step()
-            state[...] = 0 if d is None else d
-            running.append(state)
-        return None if dy is None else dy.swapaxes(0, 1), *running
+    def result(self, array):
+        """The array in the type of the op's results, which is that of its weights."""
+        return array.astype(self.result_dtype, copy=False)
 
-    def add_output_gradient(self, dh, dy, t):
-        """dh += dy_t."""
-        if dy is not None:
-            dh += dy[t] * self.mask[t] if self.zero_output else dy[t]
+    def output_gradient(self, dy):
+        """dy in the order of the walk (time, batch, units), or None."""
+        if dy is None:
+            return None
+        dy = dy.swapaxes(0, 1).astype(self.dtype, copy=False)
+        return dy * self.keep if self.zero_output else dy
 
 
-class StateProduct:
-    """h · kernel, where each gate may see h through a dropout mask of its own.
+class Gradients:
+    """The gradients of input and weights, from those of the pre-activations, dz (time, batch, columns).
 
-        product_k = (h masks_k) · kernel_k
+    They are products over all steps, computed run by run while a walk goes back: `sums()` are what the backward
+    kernels of `gpukeras.kernels.recurrent` take, and `of_sums` makes the gradients of what they return.
 
     Args:
-        kernel: (units, gates · units).
-        masks: (gates, batch, units), or None.
+        walk: The walk.
+        needs: The op's.
+        dz: As the input sees it, to be filled by the walk.
+        kernel: The walk's, its columns in the order of those of dz; None where x is the product with it.
+        of_state: ``(h, dz, dropout)`` for each product with a state: the states before all steps, dz as they see
+            it, and their masks. The recurrent kernel's columns follow in this order.
     """
 
-    def __init__(self, kernel, masks):
-        self.kernel, self.masks = kernel, masks
-        if masks is not None:
-            units = kernel.shape[0]
-            self.gates = kernel.shape[1] // units
-            self.parts = kernel.reshape(units, self.gates, units).swapaxes(0, 1)
+    def __init__(self, walk, needs, dz, kernel, *of_state):
+        self.walk, self.needs, self.dz, self.kernel, self.of_state = walk, needs, dz, kernel, of_state
+        has_dx = needs.x and kernel is not None
+        self.dx = walk.xp.empty((walk.time, walk.batch, walk.features), walk.dtype) if has_dx else None
 
-    def product(self, h, out):
-        """out ← h · kernel."""
-        if self.masks is None:
-            blas.matmul(h, self.kernel, out=out)
-            return
-        by_gate = out.reshape(h.shape[0], self.gates, h.shape[1])
-        by_gate[...] = blas.matmul(h * self.masks, self.parts).swapaxes(0, 1)
+    def sums(self):
+        """By name, the functions of a slice of steps that a backward kernel takes."""
+        functions: dict[Any, Any] = {}
+        if self.dx is not None:
+            functions["x"] = self._fill_dx
+        if self.needs.kernel:
+            functions["kernel"] = self._dkernel
+        if self.needs.recurrent_kernel:
+            for place in range(len(self.of_state)):
+                functions[place] = functools.partial(self._drecurrent, place)
+        return functions
 
-    def gradient(self, dz):
-        """The gradient of h."""
-        if self.masks is None:
-            return blas.matmul(dz, self.kernel.T)
-        by_gate = dz.reshape(dz.shape[0], self.gates, -1).swapaxes(0, 1)
-        dh = blas.matmul(by_gate, self.parts.swapaxes(1, 2))
-        dh *= self.masks
-        return dh.sum(axis=0)
+    def _fill_dx(self, steps):
+        blas.matmul(_rows(self.dz[steps]), self.kernel.T, out=_rows(self.dx[steps]))
 
-    def kernel_gradient(self, hs, rows):
-        """The gradient of the kernel, from the states before all steps (time, batch, units)."""
-        if self.masks is None:
-            return blas.matmul(hs.reshape(-1, hs.shape[-1]).T, rows)
-        units = hs.shape[-1]
-        parts = [
-            blas.matmul((hs * mask).reshape(-1, units).T, rows[:, k * units : (k + 1) * units])
-            for k, mask in enumerate(self.masks)
-        ]
-        return devices.array_module(hs).concatenate(parts, axis=1)
+    def _dkernel(self, steps):
+        return blas.matmul(_rows(self.walk.x[steps]).T, _rows(self.dz[steps]))
+
+    def _drecurrent(self, place, steps):
+        h, dz, dropout = self.of_state[place]
+        rows = _rows(dz[steps])
+        if dropout is None:
+            return blas.matmul(_rows(h[steps]).T, rows)
+        seen = _rows(h[None, steps] * dropout[:, None])
+        parts = blas.matmul(seen.swapaxes(1, 2), by_gate(rows, len(dropout)))
+        return parts.swapaxes(0, 1).reshape(self.walk.units, rows.shape[1])
+
+    def of_sums(self, sums):
+        """dx, dkernel, drecurrent_kernel and dbias, None each where not needed.
+
+        The first in the type of x, the others in the one that is computed in.
+        """
+        walk, needs = self.walk, self.needs
+        found = dict(zip(self.sums(), sums, strict=True))
+        dx = dkernel = drecurrent = dbias = None
+        if needs.x:
+            dx = self.dz if self.dx is None else self.dx
+            dx = (dx[::-1] if walk.go_backwards else dx).swapaxes(0, 1).astype(walk.x_dtype, copy=False)
+        if needs.kernel:
+            dkernel = found["kernel"][: walk.features]
+        if needs.recurrent_kernel:
+            parts = [found[place] for place in range(len(self.of_state))]
+            drecurrent = parts[0] if len(parts) == 1 else walk.xp.concatenate(parts, axis=1)
+        if needs.bias:
+            dbias = found["kernel"][-1] if needs.kernel else column_sums(self.dz)
+        return dx, dkernel, drecurrent, dbias
 
 
-def state_gradient(d, state):
-    """The gradient of an initial state in its own dtype."""
-    return d if d.dtype == state.dtype else d.astype(state.dtype)
-
-
-def column_sums(rows):
-    """Sums over axis 0 as a product with ones: one pass in BLAS, with less rounding than a sum."""
+def column_sums(dz):
+    """Sums over time and batch as a product with ones: one pass in BLAS, with less rounding than a sum."""
+    rows = _rows(dz)
     ones = devices.array_module(rows).ones((1, rows.shape[0]), rows.dtype)
     return blas.matmul(ones, rows)[0]
+
+
+def _rows(array):
+    """(..., time, batch, n) seen as (..., time · batch, n)."""
+    *before, time, batch, n = array.shape
+    return array.reshape(*before, time * batch, n)
 
 
 def _check_shapes(name, x, states, kernel, recurrent_kernel, columns, mask):

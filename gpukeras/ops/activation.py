@@ -4,8 +4,9 @@ import functools
 import math
 
 from gpukeras.autograd.op import op
+from gpukeras.autograd.scope import current
 from gpukeras.backend import devices
-from gpukeras.kernels import special
+from gpukeras.kernels import activation as kernels
 from gpukeras.ops.elementwise import as_float
 
 __all__ = [
@@ -28,9 +29,6 @@ __all__ = [
 # Klambauer et al., "Self-Normalizing Neural Networks" (2017).
 _SELU_ALPHA = 1.6732632423543772
 _SELU_SCALE = 1.0507009873554805
-
-# exp(-x) is finite for x above these, by the size of the dtype.
-_SMALLEST_EXPONENT = {4: -87.0, 8: -708.0}
 
 
 def in_float32_or_wider(function):
@@ -59,9 +57,23 @@ def in_float32_or_wider(function):
 def logistic(x):
     """1 / (1 + exp(-x)) of a float array, precise for large negative x as well."""
     xp = devices.array_module(x)
-    y = xp.exp(-xp.maximum(x, _SMALLEST_EXPONENT[x.dtype.itemsize]))
-    y += 1.0
-    return 1.0 / y
+    y = xp.empty(x.shape, x.dtype)
+    kernels.logistic(x, y)
+    return y
+
+
+def _sloped(kernel, x):
+    """y and its derivative by a kernel that gives both; without the derivative where no tape will ask for it."""
+    xp = devices.array_module(x)
+    x = xp.ascontiguousarray(x).reshape(x.shape)
+    y = xp.empty_like(x)
+    slope = xp.empty_like(x) if current.tapes else None
+    kernel(x, y, slope)
+
+    def backward(dy, needs):
+        return (dy * slope,)
+
+    return y, backward
 
 
 @op
@@ -221,13 +233,7 @@ def silu(x, /):
         >>> silu([-1.0, 2.0]).numpy().round(3)
         array([-0.269,  1.762], dtype=float32)
     """
-    s = logistic(x)
-    y = x * s
-
-    def backward(dy, needs):
-        return (dy * (s + y * (1.0 - s)),)
-
-    return y, backward
+    return _sloped(kernels.silu, x)
 
 
 swish = silu
@@ -274,45 +280,7 @@ def gelu(x, /, approximate=True):
         >>> gelu([-1.0, 2.0], approximate=False).numpy().round(4)
         array([-0.1587,  1.9545], dtype=float32)
     """
-    y, slope = _gelu_by_tanh(x) if approximate else _gelu_by_normal(x)
-
-    def backward(dy, needs):
-        return (dy * slope(),)
-
-    return y, backward
-
-
-def _gelu_by_tanh(x):
-    c = math.sqrt(2.0 / math.pi)
-    square = x * x
-    u = square * (c * 0.044715)
-    u += c
-    u *= x
-    t = devices.array_module(x).tanh(u)
-    y = 0.5 * x
-    y *= 1.0 + t
-
-    def slope():
-        d = x * (0.5 * c)
-        d *= 1.0 + (3.0 * 0.044715) * (x * x)
-        d *= 1.0 - t * t
-        d += 0.5 * (1.0 + t)
-        return d
-
-    return y, slope
-
-
-def _gelu_by_normal(x):
-    below = special.normal_cdf(x)
-
-    def slope():
-        d = devices.array_module(x).exp(-0.5 * (x * x))
-        d *= x
-        d *= 1.0 / math.sqrt(2.0 * math.pi)
-        d += below
-        return d
-
-    return x * below, slope
+    return _sloped(kernels.gelu_by_tanh if approximate else kernels.gelu, x)
 
 
 @op

@@ -5,7 +5,8 @@ from typing import Any
 
 from gpukeras.autograd.op import op
 from gpukeras.backend import blas, devices, dtypes
-from gpukeras.kernels import activation as kernels
+from gpukeras.kernels import attention as kernels
+from gpukeras.kernels import linear
 from gpukeras.ops.elementwise import as_float, promote, unbroadcast
 
 __all__ = ["dot_product_attention", "projection"]
@@ -87,50 +88,49 @@ def _check_shapes(query, key, value):
 def _attention(query, key, value, bias=None, mask=None, /, scale=None, is_causal=False):
     dtype = dtypes.result_type(*(as_float(x).dtype for x in (query, key, value)))
     wide: Any = dtypes.as_dtype("float32") if dtype.itemsize < 4 else dtype
-    batch, length, heads, dim = query.shape
-    key_heads = key.shape[2]
+    batch, queries, heads, dim = query.shape
+    keys, key_heads, n = value.shape[1:]
     scale = dim**-0.5 if scale is None else scale
     xp = devices.array_module(query)
 
     # Views (batch, key heads, time, dim); queries whose heads share a key head stand in one column.
-    q = _by_head(query.astype(wide, copy=False) * scale, key_heads)
+    q = _by_head(query.astype(wide, copy=False), key_heads)
     k = _by_head(key.astype(wide, copy=False), key_heads)
     v = _by_head(value.astype(wide, copy=False), key_heads)
-
-    scores = blas.matmul(q, k.swapaxes(-1, -2)).reshape(batch, heads, length, -1)
-    if bias is not None:
-        scores += bias.astype(wide, copy=False)
-    hidden = _hidden(mask, is_causal, scores)
-    if hidden is not None:
-        xp.copyto(scores, -0.7 * float(xp.finfo(wide).max), where=hidden)
-    p = kernels.softmax(scores, scores)
-    p_by_key_head = p.reshape(batch, key_heads, -1, p.shape[-1])
-    y = _by_time(blas.matmul(p_by_key_head, v), heads)
+    offset = is_sighted = None
+    if bias is not None or mask is not None or heads != key_heads:
+        hidden = _hidden(mask, is_causal, queries, keys, xp)
+        is_causal = False
+        offset = _offset(bias, hidden, wide, heads, key_heads, queries, xp)
+        if mask is not None:
+            is_sighted = _per_query((~hidden).any(axis=-1, keepdims=True).astype(wide), heads, key_heads, queries)
+    y = xp.empty((batch, queries, heads, n) if heads == key_heads else (batch, q.shape[2], key_heads, n), wide)
+    y = y.transpose(0, 2, 1, 3)
+    weights, share = kernels.attention(q, k, v, offset, y, scale, is_causal)
 
     def backward(dy, needs):
         dy = _by_head(dy.astype(wide, copy=False), key_heads)
-        dquery = dkey = dvalue = dbias = None
-        if needs.value:
-            dv = blas.matmul(p_by_key_head.swapaxes(-1, -2), dy)
-            dvalue = _by_time(dv, key_heads).astype(value.dtype, copy=False)
-        if needs.query or needs.key or needs.bias:
-            ds = blas.matmul(dy, v.swapaxes(-1, -2)).reshape(p.shape)
-            kernels.softmax_backward(p, ds, ds)
-            if mask is not None:  # rows that see nothing have p > 0, but no gradient
-                xp.copyto(ds, 0.0, where=hidden)
-            if needs.bias:
-                dbias = unbroadcast(ds, bias)
-            ds = ds.reshape(p_by_key_head.shape)
-            if needs.query:
-                dq = blas.matmul(ds, k)
-                dq *= scale
-                dquery = _by_time(dq, heads).astype(query.dtype, copy=False)
-            if needs.key:
-                dk = blas.matmul(ds.swapaxes(-1, -2), q)
-                dkey = _by_time(dk, key_heads).astype(key.dtype, copy=False)
-        return dquery, dkey, dvalue, dbias, None
+        dq, dk, dv = (
+            xp.empty((a.shape[0], a.shape[2], a.shape[1], a.shape[3]), wide).transpose(0, 2, 1, 3) if needed else None
+            for a, needed in ((q, needs.query), (k, needs.key), (v, needs.value))
+        )
+        dscores = xp.empty_like(weights) if needs.bias else None
+        kernels.attention_backward(
+            *(q, k, v, y, weights, share, dy, is_sighted, scale, is_causal),
+            *(dq, dk, dv, dscores),
+        )
+        if dscores is not None:
+            dscores = dscores.reshape(batch, key_heads, keys, heads // key_heads, queries)
+            dscores = dscores.transpose(0, 1, 3, 4, 2).reshape(batch, heads, queries, keys)
+        return (
+            _by_time(dq, heads).astype(query.dtype, copy=False) if needs.query else None,
+            _by_time(dk, key_heads).astype(key.dtype, copy=False) if needs.key else None,
+            _by_time(dv, key_heads).astype(value.dtype, copy=False) if needs.value else None,
+            unbroadcast(dscores, bias) if needs.bias else None,
+            None,
+        )
 
-    return y.astype(dtype, copy=False), backward
+    return _by_time(y, heads).astype(dtype, copy=False), backward
 
 
 @op
@@ -158,19 +158,17 @@ def projection(x: Any, kernel: Any, bias: Any = None, /, axes=1):
             f"{n}, but got shape {x.shape}."
         )
     rows, matrix = a.reshape(-1, math.prod(n)), matrix.reshape(math.prod(n), math.prod(m))
-    y = blas.matmul(rows, matrix)
-    if bias is not None:
-        y += bias.reshape(-1)  # y is fresh: nobody else holds it yet
+    y = linear.linear(rows, matrix, None if bias is None else bias.reshape(-1))
 
     def backward(dy, needs):
         drows = dy.reshape(-1, matrix.shape[1])
         dx = dkernel = dbias = None
         if needs.x:
-            dx = unbroadcast(blas.matmul(drows, matrix.T).reshape(x.shape), x)
+            dx = unbroadcast(linear.linear(drows, matrix.T).reshape(x.shape), x)
         if needs.kernel:
             dkernel = unbroadcast(blas.matmul(rows.T, drows).reshape(kernel.shape), kernel)
         if needs.bias and bias is not None:
-            dbias = unbroadcast(drows.sum(axis=0).reshape(bias.shape), bias)
+            dbias = unbroadcast(linear.sum_of_rows(drows).reshape(bias.shape), bias)
         return dx, dkernel, dbias
 
     return y.reshape(*x.shape[: x.ndim - axes], *m), backward
@@ -187,20 +185,45 @@ def _by_head(x, key_heads):
 
 def _by_time(x, heads):
     """The way back from `_by_head`."""
-    batch, _, _, dim = x.shape
-    return x.reshape(batch, heads, -1, dim).transpose(0, 2, 1, 3)
+    batch, key_heads, _, dim = x.shape
+    if heads == key_heads:
+        return x.transpose(0, 2, 1, 3)
+    x = x.reshape(batch, key_heads, heads // key_heads, -1, dim).transpose(0, 3, 1, 2, 4)
+    return x.reshape(batch, -1, heads, dim)
 
 
-def _hidden(mask, is_causal, scores):
-    """Where the scores do not count, to be broadcast to them; None where all do."""
+def _hidden(mask, is_causal, queries, keys, xp):
+    """Where the scores (..., queries, keys) do not count, to be broadcast to them; None where all do."""
     hidden = None
     if mask is not None:
         if mask.ndim == 3:  # (batch, queries, keys)
             mask = mask[:, None]
         hidden = mask == 0
+        hidden = hidden.reshape((1,) * (4 - hidden.ndim) + hidden.shape)
     if is_causal:
-        xp = devices.array_module(scores)
-        queries, keys = scores.shape[-2:]
-        later = xp.arange(keys)[None, :] > xp.arange(queries)[:, None]
-        hidden = later if hidden is None else hidden | later
+        later = xp.arange(keys) > xp.arange(queries)[:, None]
+        hidden = later[None, None] if hidden is None else hidden | later
     return hidden
+
+
+def _offset(bias, hidden, dtype, heads, key_heads, queries, xp):
+    """What is added to the scores of keys and queries: the bias, and so much for hidden keys that they vanish."""
+    if bias is None and hidden is None:
+        return None
+    offset: Any = 0.0
+    if bias is not None:
+        offset = bias.astype(dtype, copy=False)
+        offset = offset.reshape((1,) * (4 - offset.ndim) + offset.shape)
+    if hidden is not None:
+        offset = xp.where(hidden, xp.asarray(kernels.HIDDEN, dtype), offset)
+    return xp.ascontiguousarray(_per_query(offset, heads, key_heads, queries).swapaxes(-1, -2))
+
+
+def _per_query(x, heads, key_heads, queries):
+    """(batch, heads, queries, n), with any axis of size 1, as (batch, key heads, heads per key head · queries, n)."""
+    if heads == key_heads or x.shape[1:3] == (1, 1):
+        return x
+    xp = devices.array_module(x)
+    x = x.reshape(x.shape[0], 1 if x.shape[1] == 1 else key_heads, -1, *x.shape[2:])
+    x = xp.broadcast_to(x, (*x.shape[:2], heads // key_heads, queries, x.shape[4]))
+    return x.reshape(*x.shape[:2], -1, x.shape[4])

@@ -94,25 +94,27 @@ def _conv(who, inputs, kernel, bias, strides, padding, data_format, dilation_rat
     if is_depthwise:  # one channel a group: sums of shifted products instead of many thin matrices
         places = kernel.reshape(*kernel.shape[:-2], groups, kernel.shape[-1] // groups)
         y = depthwise.depthwise(x, places, windows)
+        if bias is not None:
+            convolution.add_bias(y, bias)  # in place: y is fresh, nobody else holds it yet
     else:
-        y = convolution.convolve(x, kernel, windows)
-    if bias is not None:
-        convolution.add_bias(y, bias)  # in place: y is fresh, nobody else holds it yet
+        y = convolution.convolve(x, kernel, windows, bias)
 
     def backward(dy, needs, needs_bias):
         dx = dkernel = dbias = None
         dy = to_channels_last(dy, data_format)[0]
-        if needs.inputs:
-            if is_depthwise:
+        if is_depthwise:
+            if needs.inputs:
                 dx = depthwise.depthwise_input_gradient(dy, places, windows)
-            else:
-                dx = convolution.convolve_input_gradient(dy, kernel, windows, groups)
-            dx = from_channels_last(_in_dtype(dx, inputs.dtype), is_first)
-        if needs.kernel:
-            if is_depthwise:
+            if needs.kernel:
                 dkernel = depthwise.depthwise_kernel_gradient(x, dy, windows).reshape(kernel.shape)
-            else:
-                dkernel = convolution.convolve_kernel_gradient(x, dy, windows, groups)
+        elif needs.inputs and needs.kernel:
+            dx, dkernel = convolution.convolve_gradients(x, dy, kernel, windows, groups)
+        elif needs.inputs:
+            dx = convolution.convolve_input_gradient(dy, kernel, windows, groups)
+        elif needs.kernel:
+            dkernel = convolution.convolve_kernel_gradient(x, dy, windows, groups)
+        if dx is not None:
+            dx = from_channels_last(_in_dtype(dx, inputs.dtype), is_first)
         if needs_bias:
             dbias = convolution.bias_gradient(dy)
         return dx, dkernel, dbias
@@ -270,10 +272,14 @@ def conv_transpose(
     def backward(dy, needs):
         dx = dkernel = None
         dy = to_channels_last(dy, data_format)[0]
-        if needs.inputs:
-            dx = from_channels_last(_in_dtype(convolution.convolve(dy, kernel, windows), inputs.dtype), is_first)
-        if needs.kernel:
+        if needs.inputs and needs.kernel:
+            dx, dkernel = convolution.convolve_and_kernel_gradient(dy, kernel, x, windows, 1)
+        elif needs.inputs:
+            dx = convolution.convolve(dy, kernel, windows)
+        elif needs.kernel:
             dkernel = convolution.convolve_kernel_gradient(dy, x, windows, 1)
+        if dx is not None:
+            dx = from_channels_last(_in_dtype(dx, inputs.dtype), is_first)
         return dx, dkernel
 
     return from_channels_last(y, is_first), backward

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 _BASIC = frozenset({int, type(None), type(Ellipsis), builtins.slice})  # give views
-_ROUNDS = 16  # rows that occur more often are added by runs
+_SHORT = 1 << 16  # NumPy sorts numbers of 16 bits by radix, seven times as fast as longer ones
 
 
 def scatter_add(target, index, values):
@@ -42,9 +42,10 @@ def scatter_add(target, index, values):
 def add_rows(count, index, values):
     """Sum the rows of `values` into `count` rows, each where `index` says: the gradient of a gather.
 
-    On NumPy no row is named twice within one round: the first occurrences of all rows are added by
-    one `+=`, then the second ones, and so on, which is six times as fast as `np.add.at` for a batch of
-    tokens and always adds in the same order. Rows that occur very often end in one sum per run.
+    On NumPy the rows that are summed up into are kept together, those of most terms first: then the second terms of
+    all of them are added to the first ones by one `+=`, then the third ones, and so on, always in the same order. Those
+    that need many more such rounds than the others end in one sum each. 6400 tokens of 10000 x 128 take 0.8 ms,
+    `np.add.at` 9.8.
     """
     xp = devices.array_module(values)
     total = xp.zeros((count, *values.shape[1:]), values.dtype)
@@ -53,6 +54,8 @@ def add_rows(count, index, values):
         return total
     if not index.size:
         return total
+    if count <= _SHORT:
+        index = index.astype(np.uint16)
     order = index.argsort(kind="stable")
     rows = index[order]
     is_first = np.empty(rows.shape, bool)
@@ -60,17 +63,20 @@ def add_rows(count, index, values):
     np.not_equal(rows[1:], rows[:-1], out=is_first[1:])
     starts = np.flatnonzero(is_first)
     lengths = np.diff(starts, append=len(rows))
-    for occurrence in range(min(_ROUNDS, int(lengths.max()))):
-        places = starts[lengths > occurrence] + occurrence
-        if occurrence == 0:
-            total[rows[places]] = values[order[places]]
-        else:
-            total[rows[places]] += values[order[places]]
-    if lengths.max() > _ROUNDS:
-        for start, length in zip(starts, lengths, strict=True):
-            if length > _ROUNDS:
-                run = order[start + _ROUNDS : start + length]
-                total[rows[start]] += values[run].sum(axis=0)
+    longest_first = (-lengths).argsort(kind="stable")
+    starts, lengths = starts[longest_first], lengths[longest_first]
+    sums = values.take(order[starts], axis=0)
+    # A round and a sum take about equally long: the fewest of both together.
+    rounds = np.append(lengths, 1)
+    left = int((rounds + np.arange(len(rounds))).argmin())
+    terms = int(rounds[left])
+    for term in range(1, terms):
+        longer = int(np.count_nonzero(lengths > term))
+        sums[:longer] += values.take(order[starts[:longer] + term], axis=0)
+    for place in range(left):
+        run = order[starts[place] + terms : starts[place] + lengths[place]]
+        sums[place] += values.take(run, axis=0).sum(axis=0)
+    total[rows[starts]] = sums
     return total
 
 

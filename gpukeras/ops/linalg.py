@@ -7,6 +7,7 @@ import numpy as np
 from gpukeras.autograd.op import op
 from gpukeras.autograd.tensor import convert_to_array
 from gpukeras.backend import blas, devices
+from gpukeras.kernels import linear as kernels
 from gpukeras.ops import elementwise, exponential, reduction, shaping
 from gpukeras.ops.elementwise import as_array, as_float, promote, unbroadcast
 
@@ -47,15 +48,13 @@ def linear(x, kernel, bias=None, /):
         (2, 4)
     """
     rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
-    y = blas.matmul(rows, kernel)
-    if bias is not None:
-        y += bias  # y is fresh: nobody else holds it yet
+    y = kernels.linear(rows, kernel, bias)
 
     def backward(dy, needs):
         drows = dy if dy.ndim == 2 else dy.reshape(-1, dy.shape[-1])
-        dx = blas.matmul(drows, kernel.T).reshape(x.shape) if needs.x else None
+        dx = kernels.linear(drows, kernel.T).reshape(x.shape) if needs.x else None
         dkernel = blas.matmul(rows.T, drows) if needs.kernel else None
-        dbias = drows.sum(axis=0) if needs.bias else None
+        dbias = kernels.sum_of_rows(drows) if needs.bias else None
         return dx, dkernel, dbias
 
     return y if x.ndim == 2 else y.reshape(*x.shape[:-1], kernel.shape[-1]), backward

@@ -14,11 +14,16 @@ once backwards. What every op here has in common:
 """
 
 from gpukeras.autograd.op import op
-from gpukeras.backend import blas, devices
+from gpukeras.backend import devices
 from gpukeras.kernels import recurrent as kernels
-from gpukeras.ops._recurrence import StateProduct, Walk, column_sums, state_gradient
+from gpukeras.ops._recurrence import Gradients, Walk, column_sums
 
 __all__ = ["gru", "lstm", "simple_rnn"]
+
+# Which gate each slot of the kernels holds, and its sign: pre-activations of sigmoid gates are negated.
+_SIMPLE_RNN_SLOTS = ((0, 1),)
+_LSTM_SLOTS = ((0, -1), (1, -1), (3, -1), (2, 1))  # i, f, o, g
+_GRU_SLOTS = ((0, -1), (1, -1), (2, 1))  # z, r, candidate
 
 
 @op
@@ -52,33 +57,19 @@ def simple_rnn(
     weights, bias_shape = (kernel, recurrent_kernel, bias), (recurrent_kernel.shape[0],)
     options = mask, dropout, go_backwards, zero_output_for_mask
     walk = Walk("simple_rnn", x, (h,), weights, bias_shape, *options)
-    state = StateProduct(recurrent_kernel, dropout)
-    z = walk.input_product(kernel, bias)
-    hs = walk.states(h)
-    recurrent = walk.step()
-    for t in range(walk.time):
-        state.product(hs[t], out=recurrent)
-        kernels.simple_rnn_forward(z[t], recurrent, hs[t], walk.keep[t], hs[t + 1])
+    gates, hs = walk.slots(1), walk.states(h)
+    walk.input_product(walk.bias, _SIMPLE_RNN_SLOTS, gates)
+    kernels.simple_rnn_forward(gates, hs, walk.recurrent_kernel[None], walk.dropout, walk.keep)
 
     def backward(dy, needs):
-        dy, dh = walk.output_gradients(*dy)
-        dz = walk.steps()
-        for t in reversed(range(walk.time)):
-            walk.add_output_gradient(dh, dy, t)
-            kernels.simple_rnn_backward(dh, hs[t + 1], walk.keep[t], dz[t])
-            dh = _through(dh, state.gradient(dz[t]), walk.keep[t])
-        rows = walk.rows(dz)
-        return (
-            walk.input_gradient(rows, kernel) if needs.x else None,
-            state_gradient(dh, h) if needs.h else None,
-            walk.kernel_gradient(rows) if needs.kernel else None,
-            state.kernel_gradient(hs[:-1], rows) if needs.recurrent_kernel else None,
-            column_sums(rows) if needs.bias else None,
-            None,
-            None,
-        )
+        dz, dh = walk.columns(1), walk.state(dy[1])
+        found = Gradients(walk, needs, dz, walk.kernel, (hs[:-1], dz, walk.dropout))
+        settings = walk.recurrent_kernel, walk.dropout, walk.keep, found.sums().values()
+        sums = kernels.simple_rnn_backward(dz, walk.output_gradient(dy[0]), dh, hs, *settings)
+        dx, *weights = found.of_sums(sums)
+        return dx, _of_state(needs.h, dh, h), *_of_weights(walk, weights), None, None
 
-    return (walk.outputs(hs), hs[-1]), backward
+    return walk.outputs(hs), backward
 
 
 @op
@@ -116,37 +107,21 @@ def lstm(
     weights, bias_shape = (kernel, recurrent_kernel, bias), (4 * recurrent_kernel.shape[0],)
     options = mask, dropout, go_backwards, zero_output_for_mask
     walk = Walk("lstm", x, (h, c), weights, bias_shape, *options)
-    halves = walk.halves(4, 0, 1, 3)
-    halved = StateProduct(recurrent_kernel * halves, dropout)
-    z = walk.input_product(kernel, bias, halves)
-    hs, cs = walk.states(h), walk.states(c)
-    tanh_c = walk.steps()
-    recurrent = walk.step(4)
-    for t in range(walk.time):
-        halved.product(hs[t], out=recurrent)
-        kernels.lstm_forward(z[t], recurrent, halves, hs[t], cs[t], walk.keep[t], hs[t + 1], cs[t + 1], tanh_c[t])
+    gates, hs, last_c = walk.slots(6), walk.states(h), walk.state(c)
+    walk.input_product(walk.bias, _LSTM_SLOTS, gates[:4])
+    by_slot, masks = walk.by_slot(walk.recurrent_kernel, _LSTM_SLOTS), walk.masks_by_slot(_LSTM_SLOTS)
+    kernels.lstm_forward(gates, hs, last_c, by_slot, masks, walk.keep)
 
     def backward(dy, needs):
-        state = StateProduct(recurrent_kernel, dropout)
-        dy, dh, dc = walk.output_gradients(*dy)
-        dz = walk.steps(4)
-        for t in reversed(range(walk.time)):
-            walk.add_output_gradient(dh, dy, t)
-            kernels.lstm_backward(dh, dc, z[t], cs[t], tanh_c[t], walk.keep[t], dz[t])
-            dh = _through(dh, state.gradient(dz[t]), walk.keep[t])
-        rows = walk.rows(dz)
-        return (
-            walk.input_gradient(rows, kernel) if needs.x else None,
-            state_gradient(dh, h) if needs.h else None,
-            state_gradient(dc, c) if needs.c else None,
-            walk.kernel_gradient(rows) if needs.kernel else None,
-            state.kernel_gradient(hs[:-1], rows) if needs.recurrent_kernel else None,
-            column_sums(rows) if needs.bias else None,
-            None,
-            None,
-        )
+        dz, dh, dc = walk.columns(4), walk.state(dy[1]), walk.state(dy[2])
+        found = Gradients(walk, needs, dz, walk.kernel, (hs[:-1], dz, walk.dropout))
+        settings = walk.recurrent_kernel, walk.dropout, walk.keep, found.sums().values()
+        sums = kernels.lstm_backward(dz, walk.output_gradient(dy[0]), dh, dc, gates, *settings)
+        dx, *weights = found.of_sums(sums)
+        states = _of_state(needs.h, dh, h), _of_state(needs.c, dc, c)
+        return dx, *states, *_of_weights(walk, weights), None, None
 
-    return (walk.outputs(hs), hs[-1], cs[-1]), backward
+    return (*walk.outputs(hs), walk.result(last_c)), backward
 
 
 @op
@@ -192,128 +167,73 @@ def gru(
     )
     options = mask, dropout, go_backwards, zero_output_for_mask
     walk = Walk("gru", x, (h,), weights, bias_shape, *options)
-    form = _gru_reset_after if reset_after else _gru_reset_before
-    return form(walk, h, kernel, recurrent_kernel, bias, dropout)
+    return _gru_reset_after(walk, h) if reset_after else _gru_reset_before(walk, h)
 
 
-def _gru_reset_after(walk, h, kernel, recurrent_kernel, bias, dropout):
-    units = walk.units
-    halves = walk.halves(3, 0, 1)
-    halved = StateProduct(recurrent_kernel * halves, dropout)
-    recurrent_bias = None if bias is None else bias[1] * halves
-    z = walk.input_product(kernel, None if bias is None else bias[0], halves)
-    hs = walk.states(h)
-    recurrent = walk.steps(3)
-    for t in range(walk.time):
-        step = recurrent[t]
-        halved.product(hs[t], out=step)
-        if bias is not None:
-            step += recurrent_bias
-        kernels.gru_after_forward(z[t], step, hs[t], walk.keep[t], hs[t + 1])
+def _gru_reset_after(walk, h):
+    xp, units, bias = walk.xp, walk.units, walk.bias
+    of_input = of_candidate = None
+    if bias is not None:
+        # The gates see the sum of both biases; the candidate's second one is multiplied by r.
+        of_input, of_candidate = bias[0].copy(), bias[1, 2 * units :]
+        of_input[: 2 * units] += bias[1, : 2 * units]
+    gates, hs = walk.slots(4), walk.states(h)
+    walk.input_product(of_input, _GRU_SLOTS, gates[:3])
+    by_slot = walk.by_slot(walk.recurrent_kernel, _GRU_SLOTS)
+    kernels.gru_after_forward(gates, hs, by_slot, of_candidate, walk.dropout, walk.keep)
 
     def backward(dy, needs):
-        state = StateProduct(recurrent_kernel, dropout)
-        dy, dh = walk.output_gradients(*dy)
-        # Columns: candidate, z, r, candidate times r. The input sees the first three, the state
-        # the last three.
-        dz = walk.steps(4)
-        for t in reversed(range(walk.time)):
-            walk.add_output_gradient(dh, dy, t)
-            candidate = recurrent[t][:, 2 * units :]
-            kernels.gru_after_backward(dh, z[t], candidate, hs[t], walk.keep[t], dz[t])
-            dh += state.gradient(dz[t][:, units:])
-        xp = devices.array_module(dz)
-        rows = walk.rows(dz)
-        into_x, into_h = rows[:, : 3 * units], rows[:, units:]
-        dx = dkernel = dbias = None
-        if needs.x and kernel is None:
-            in_order = xp.concatenate([into_x[:, units:], into_x[:, :units]], axis=1)
-            dx = walk.input_gradient(in_order, None)
-        elif needs.x:
-            rolled = xp.concatenate([kernel[:, 2 * units :], kernel[:, : 2 * units]], axis=1)
-            dx = walk.input_gradient(into_x, rolled)
-        if needs.kernel:
-            d = walk.kernel_gradient(into_x)
-            dkernel = xp.concatenate([d[:, units:], d[:, :units]], axis=1)
-        if needs.bias:
-            d = column_sums(rows)
-            dbias = xp.stack([xp.concatenate([d[units : 3 * units], d[:units]]), d[units:]])
-        return (
-            dx,
-            state_gradient(dh, h) if needs.h else None,
-            dkernel,
-            state.kernel_gradient(hs[:-1], into_h) if needs.recurrent_kernel else None,
-            dbias,
-            None,
-            None,
-        )
+        dz, dh = walk.columns(4), walk.state(dy[1])
+        # Columns of dz: candidate, z, r, recurrent part of the candidate. The input sees the first three, the state
+        # the last three, so that neither is a copy.
+        into_x, into_h = dz[:, :, : 3 * units], dz[:, :, units:]
+        kernel = None if walk.kernel is None else _rolled(walk.kernel, 2 * units)
+        found = Gradients(walk, needs, into_x, kernel, (hs[:-1], into_h, walk.dropout))
+        settings = walk.recurrent_kernel, walk.dropout, walk.keep, found.sums().values()
+        sums = kernels.gru_after_backward(dz, walk.output_gradient(dy[0]), dh, gates, hs, *settings)
+        dx, dkernel, drecurrent, dbias = found.of_sums(sums)
+        if dx is not None and kernel is None:
+            dx = _rolled(dx, units)
+        if dkernel is not None:
+            dkernel = _rolled(dkernel, units)
+        if dbias is not None:
+            dbias = _rolled(dbias, units)
+            dbias = xp.stack([dbias, xp.concatenate([dbias[: 2 * units], column_sums(dz[:, :, 3 * units :])])])
+        return dx, _of_state(needs.h, dh, h), *_of_weights(walk, (dkernel, drecurrent, dbias)), None, None
 
-    return (walk.outputs(hs), hs[-1]), backward
+    return walk.outputs(hs), backward
 
 
-def _gru_reset_before(walk, h, kernel, recurrent_kernel, bias, dropout):
-    units = walk.units
-    halves = walk.halves(3, 0, 1)
-    of_gates, of_candidate = recurrent_kernel[:, : 2 * units], recurrent_kernel[:, 2 * units :]
-    gate_masks, candidate_mask = (None, None) if dropout is None else (dropout[:2], dropout[2])
-    halved = StateProduct(of_gates * 0.5, gate_masks)
-    z = walk.input_product(kernel, bias, halves)
-    hs = walk.states(h)
-    reset_h = walk.steps()  # r h, dropped
-    recurrent = walk.step(2)
-    xp = devices.array_module(z)
-    for t in range(walk.time):
-        gates, candidate = z[t][:, : 2 * units], z[t][:, 2 * units :]
-        halved.product(hs[t], out=recurrent)
-        gates += recurrent
-        kernels.sigmoid_of_half(gates)
-        dropped = reset_h[t]
-        xp.multiply(gates[:, units:], hs[t], out=dropped)
-        if candidate_mask is not None:
-            dropped *= candidate_mask
-        candidate += blas.matmul(dropped, of_candidate)
-        xp.tanh(candidate, out=candidate)
-        kernels.gru_mix(gates[:, :units], candidate, hs[t], walk.keep[t], hs[t + 1])
+def _gru_reset_before(walk, h):
+    units, dropout = walk.units, walk.dropout
+    gates, hs = walk.slots(4), walk.states(h)
+    walk.input_product(walk.bias, _GRU_SLOTS, gates[:3])
+    by_slot = walk.by_slot(walk.recurrent_kernel, _GRU_SLOTS)
+    kernels.gru_before_forward(gates, hs, by_slot, dropout, walk.keep)
 
     def backward(dy, needs):
-        state = StateProduct(of_gates, gate_masks)
-        dy, dh = walk.output_gradients(*dy)
-        dz = walk.steps(3)
-        for t in reversed(range(walk.time)):
-            walk.add_output_gradient(dh, dy, t)
-            kernels.gru_before_backward(dh, z[t], hs[t], walk.keep[t], dz[t])
-            d_reset, reset = dz[t][:, units : 2 * units], z[t][:, units : 2 * units]
-            d_reset_h = blas.matmul(dz[t][:, 2 * units :], of_candidate.T)
-            if candidate_mask is not None:
-                d_reset_h *= candidate_mask
-            d_reset_h *= reset
-            dh += d_reset_h
-            xp.subtract(1, reset, out=d_reset)
-            d_reset *= d_reset_h
-            d_reset *= hs[t]
-            dh += state.gradient(dz[t][:, : 2 * units])
-        rows = walk.rows(dz)
-        drecurrent = None
-        if needs.recurrent_kernel:
-            into_gates = state.kernel_gradient(hs[:-1], rows[:, : 2 * units])
-            into_candidate = blas.matmul(walk.rows(reset_h).T, rows[:, 2 * units :])
-            drecurrent = xp.concatenate([into_gates, into_candidate], axis=1)
-        return (
-            walk.input_gradient(rows, kernel) if needs.x else None,
-            state_gradient(dh, h) if needs.h else None,
-            walk.kernel_gradient(rows) if needs.kernel else None,
-            drecurrent,
-            column_sums(rows) if needs.bias else None,
-            None,
-            None,
-        )
+        dz, dh = walk.columns(3), walk.state(dy[1])
+        of_gates = hs[:-1], dz[:, :, : 2 * units], None if dropout is None else dropout[:2]
+        of_candidate = gates[3], dz[:, :, 2 * units :], None
+        found = Gradients(walk, needs, dz, walk.kernel, of_gates, of_candidate)
+        settings = walk.recurrent_kernel, dropout, walk.keep, found.sums().values()
+        sums = kernels.gru_before_backward(dz, walk.output_gradient(dy[0]), dh, gates, hs, *settings)
+        dx, *weights = found.of_sums(sums)
+        return dx, _of_state(needs.h, dh, h), *_of_weights(walk, weights), None, None
 
-    return (walk.outputs(hs), hs[-1]), backward
+    return walk.outputs(hs), backward
 
 
-def _through(dh, d_before, keep):
-    """The gradient of the state before a step: through the cell, and past it where it is masked."""
-    if keep is None:
-        return d_before
-    dh += d_before
-    return dh
+def _rolled(array, columns):
+    """The array with its first columns moved behind the others."""
+    return devices.array_module(array).concatenate([array[..., columns:], array[..., :columns]], axis=-1)
+
+
+def _of_state(is_needed, gradient, state):
+    """The gradient of an initial state in the state's type, None where not needed."""
+    return gradient.astype(state.dtype, copy=False) if is_needed else None
+
+
+def _of_weights(walk, gradients):
+    """The weights' gradients in the weights' type."""
+    return [None if d is None else walk.result(d) for d in gradients]

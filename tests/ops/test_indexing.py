@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gpukeras import ops
 from gpukeras.autograd.symbolic import KerasTensor
@@ -113,6 +115,24 @@ def test_rows_add_up_however_often_they_occur():
         summed = indexing.add_rows(50, index, rows)
         assert_close(summed, expected)
         assert summed.tobytes() == indexing.add_rows(50, index, rows).tobytes()
+
+
+@given(
+    count=st.sampled_from([1, 3, 40, 70_000]),
+    shape=st.sampled_from([(), (0,), (1,), (5,), (2, 3)]),
+    often=st.integers(0, 60),
+    seldom=st.integers(0, 60),
+    seed=st.integers(0, 9),
+)
+@settings(max_examples=80, deadline=None)
+def test_rows_add_up_as_one_by_one(count, shape, often, seldom, seed):
+    """Some rows occur often, some seldom, in tables of more and of fewer rows than 16 bits can number."""
+    rng = np.random.default_rng(seed)
+    index = rng.permutation(np.r_[rng.integers(0, min(count, 3), often), rng.integers(0, count, seldom)])
+    rows = rng.standard_normal((len(index), *shape))
+    expected = np.zeros((count, *shape))
+    np.add.at(expected, index, rows)
+    assert_close(indexing.add_rows(count, index, rows), expected)
 
 
 def test_blocks(device):

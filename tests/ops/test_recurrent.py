@@ -1,5 +1,8 @@
 """Recurrent ops: against plain float64 loops, their derivatives, dtypes, masks, errors."""
 
+import gc
+
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -225,6 +228,76 @@ def test_dtype_is_kept(cell, rng, float_dtype, device):
     gradients = backward(tuple(outputs), needs)[:-2]
     assert [g.dtype.name for g in gradients] == [float_dtype] * len(cast)
     assert [g.shape for g in gradients] == [a.shape for a in cast]
+
+
+class Everything:
+    """Needs of which all are true."""
+
+    def __getattr__(self, name):
+        return True
+
+
+def gradients_of(function, arrays, dy=None, **settings):
+    """The outputs of an op on raw arrays, and its gradients for dy, or for gradients that equal the outputs."""
+    outputs, backward = function.function(*arrays, **settings)
+    return outputs, backward(outputs if dy is None else dy, Everything())
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_halves_are_computed_in_float32(cell, dtype, rng, device):
+    """Only the results are rounded: they are those of float32 for the same numbers."""
+    function, _, settings = CELLS[cell]
+    x, states, w, u, b = make(cell, rng)
+    narrow = [a.astype(dtype) for a in (x, *states, w, u, b)]
+    wide = [devices.to_device(a.astype("float32")) for a in narrow]
+    expected, _ = gradients_of(function, wide, **settings)
+    dy = tuple(devices.to_device(values(y).astype(dtype)) for y in expected)
+    _, expected_gradients = gradients_of(function, wide, tuple(d.astype("float32") for d in dy), **settings)
+    got, gradients = gradients_of(function, [devices.to_device(a) for a in narrow], dy, **settings)
+    for y, wanted in zip([*got, *gradients[:-2]], [*expected, *expected_gradients[:-2]], strict=True):
+        assert y.dtype == dtype
+        assert values(y).tobytes() == values(wanted).astype(dtype).tobytes()
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_no_sequences(cell, rng, device):
+    function, _, settings = CELLS[cell]
+    x, states, w, u, b = make(cell, rng, batch=0)
+    arrays = [devices.to_device(a) for a in (x, *states, w, u, b)]
+    outputs, gradients = gradients_of(function, arrays, **settings)
+    assert [y.shape for y in outputs] == [(0, TIME, UNITS), *((0, UNITS) for _ in states)]
+    assert [g.shape for g in gradients[:-2]] == [a.shape for a in arrays]
+    assert all((values(g) == 0).all() for g in gradients[:-2])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_two_backward_passes_give_the_same(cell, rng, device):
+    function, _, settings = CELLS[cell]
+    x, states, w, u, b = make(cell, rng)
+    arrays = [devices.to_device(a) for a in (x, *states, w, u, b, MASK)]
+    outputs, backward = function.function(*arrays, **settings)
+    first, second = (backward(outputs, Everything())[:-2] for _ in range(2))
+    for one, other in zip(first, second, strict=True):
+        assert values(one).tobytes() == values(other).tobytes()
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_arrays_are_freed_without_the_garbage_collector(cell, rng):
+    """A cycle of references would keep the arrays of many steps."""
+    function, _, settings = CELLS[cell]
+    x, states, w, u, b = make(cell, rng, time=80, batch=64)
+    wide = np.concatenate([u] * 32, axis=0)  # of 64 units: enough work to be shared out
+    columns = u.shape[1] // UNITS * 64
+    arrays = [x, *(np.concatenate([s] * 32, axis=1) for s in states), np.resize(w, (FEATURES, columns))]
+    arrays += [np.resize(wide, (64, columns)) / 64, np.resize(b, (*b.shape[:-1], columns))]
+    gc.collect()
+    gc.disable()
+    try:
+        gradients_of(function, [a.astype("float32") for a in arrays], **settings)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -1,0 +1,299 @@
+"""Writes docs/speed.md from the newest report of each kind in bench/results/.
+
+    python -m bench.page [--check]
+
+A report is what a command wrote with --json; its date and its field `bench` say which it is. With --check nothing is
+written, and the exit status is 1 where the page is not what the reports say.
+"""
+
+import argparse
+import json
+import sys
+import textwrap
+from pathlib import Path
+
+from bench import machine
+from bench.compare import ENGINES, MEASURES, number, ratio
+from bench.workloads import WORKLOADS
+
+__all__ = ["main", "newest", "page"]
+
+AROUND = ("loss", "metrics", "data", "optimizer", "tape", "loop")  # a profile's rows that are no layers
+
+RESULTS = machine.ROOT / "bench" / "results"
+PAGE = machine.ROOT / "docs" / "speed.md"
+
+TITLES = {"gpukeras": "gpukeras", "jax": "Keras, JAX", "torch": "Keras, PyTorch", "tensorflow": "Keras, TensorFlow"}
+TITLES["raw-torch"] = "PyTorch by hand"
+
+INTRODUCTION = """\
+# Speed on a CPU
+
+This page is written by `python -m bench.page` from the reports in `bench/results/`; no figure is typed by hand.
+"""
+
+COMPARISON = """\
+## Beside Keras
+
+The same Keras script runs on gpukeras and on Keras with each of its other backends, and for some models beside a loop
+written by hand in PyTorch. Every engine has its own virtual environment and its own process. The processes take turns,
+a third of a second each, while the others sleep; given are medians, and in small print the quartiles, over the turns.
+Times on shared machines drift by a factor of two from hour to hour; the ratios within a row, measured side by side,
+drift less.
+
+- **ahead** is the best Keras engine's median over gpukeras's: above 1, gpukeras is ahead of all of them.
+- **by hand** is the same for PyTorch by hand, which shuffles and gathers its batches and sums its loss, but has no
+  callbacks, no metrics and no data adapters.
+
+All engines start from the same weights, see the same batches, and are checked to have the same losses over the first
+nine steps. `python -m bench.compare --create` makes the environments and measures all of this again.
+"""
+
+EXPLANATIONS = {
+    "step": "Through `fit`, from the beginning of the first epoch to the end of the last, over the number of steps; "
+    "shuffling, metrics and callbacks included. What `fit` does once is left out.",
+    "predict": "`model.predict(x, batch_size=256, verbose=0)` on 4096 rows, over 16.",
+    "one": "`model.predict(x[:1], verbose=0)`.",
+    "call": "`model(x[:1])`, until the result is there.",
+    "first": "From the compiled model to the end of its first step, in a new process.",
+    "memory": "Most memory that a new process held while it trained for an epoch, above what it held after importing "
+    "the library and its models. The training data (0.1 to 26 MB, the same for all) are in it.",
+    "cold": "A new process imports the library, builds a linear model and fits it for five epochs of 2000 points; from "
+    "the start of Python to the result.",
+    "size": "Files in the environment's site-packages, without pip and setuptools.",
+}
+
+THREADS = """\
+## Threads, bits and memory
+
+`OPENBLAS_NUM_THREADS` sets how many threads NumPy's BLAS uses for a matrix product, by default all cores;
+`GPUKERAS_NUM_THREADS` sets how many gpukeras uses for the passes around them, by default as many as BLAS. gpukeras cuts
+its work by shapes alone, so the number of its own threads never changes a bit of a result. OpenBLAS cuts by the number
+of its threads: another `OPENBLAS_NUM_THREADS`, or another number of cores, may change last bits.
+
+When a model first trains or predicts, gpukeras asks glibc to keep freed blocks of up to 32 MB for the next array
+instead of giving them back to the system. This holds for the whole process. `GPUKERAS_TUNE=0` leaves the process as it
+is; `keras.utils.clear_session()` gives free memory back.
+"""
+
+
+def newest(folder=RESULTS):
+    """The newest report of each kind, by name."""
+    found = {}
+    for path in sorted(Path(folder).glob("*.json")):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if "bench" in report and report["date"] >= found.get(report["bench"], report)["date"]:
+            found[report["bench"]] = report
+    return found
+
+
+def page(reports):
+    """The text of the page."""
+    parts = [INTRODUCTION]
+    for kind, write in WRITERS.items():
+        if kind in reports:
+            parts.append(write(reports[kind]))
+    parts.append(THREADS)
+    return "\n".join(parts)
+
+
+def _paragraph(text):
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False) + "\n"
+
+
+def _table(head, rows):
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _setting(report):
+    """One sentence on where and when."""
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items() if name != "gpukeras")
+    settings = "".join(f", {name}={value}" for name, value in report["settings"].items())
+    share = report.get("others_share")
+    others = "" if share is None else f"; other processes took {share:.0%} of the cores' time"
+    return _paragraph(
+        f"Measured on {report['date']}: {report['cpu']}, {report['cores']} cores, {report['system']}, {versions}"
+        f"{settings}{others}."
+    )
+
+
+def _comparison(report):
+    runs = report["runs"]
+    last = runs[-1]
+    dates = " and ".join(sorted({run["date"] for run in runs}))
+    others = max(run["others_share"] or 0.0 for run in runs)
+    settings = "".join(f", {name}={value}" for name, value in last["settings"].items())
+    versions = []
+    for engine, found in report["versions"].items():
+        if engine != "raw-torch":
+            listed = ", ".join(f"{name} {version}" for name, version in found.items())
+            versions.append(f"{TITLES[engine]}: {listed}")
+    text = [
+        COMPARISON,
+        _paragraph(
+            f"Measured on {dates}: {last['cpu']}, {last['threads']} of {last['cores']} cores, {last['system']}"
+            f"{settings}; {last['rounds']} turns; other processes took {others:.0%} of the cores' time at "
+            f"most. {'; '.join(versions)}."
+        ),
+    ]
+    text += [_measure(measure, report["figures"][measure]) for measure in MEASURES if measure in report["figures"]]
+    differences = [difference for found in report["differences"].values() for difference in found]
+    if differences:
+        text.append("Losses that differ by more than rounding does:\n")
+        text.append("".join(f"- {difference}\n" for difference in differences))
+    return "\n".join(text)
+
+
+def _measure(measure, rows):
+    title, unit, factor = MEASURES[measure]
+    engines = [engine for engine in ENGINES if any(engine in cells for cells in rows.values())]
+    has_raw = "raw-torch" in engines
+    head = [unit, *(TITLES[engine] for engine in engines), "ahead", *(["by hand"] if has_raw else [])]
+    lines = []
+    for name in sorted(rows, key=[*WORKLOADS, ""].index):
+        cells = rows[name]
+        medians = {engine: cell["median"] for engine, cell in cells.items()}
+        line = [name, *(_cell(cells.get(engine), factor) for engine in engines), _ratio(ratio(medians))]
+        if has_raw:
+            line.append(_ratio(ratio(medians, ("raw-torch",))))
+        lines.append(line)
+    return f"### {title}\n\n{_paragraph(EXPLANATIONS[measure])}\n{_table(head, lines)}"
+
+
+def _cell(cell, factor):
+    if cell is None:
+        return ""
+    middle = number(factor * cell["median"])
+    if len(cell["values"]) < 2:
+        return middle
+    low, high = (number(factor * value) for value in cell["quartiles"])
+    return f"{middle} <small>{low}-{high}</small>"
+
+
+def _ratio(value):
+    return "" if value is None else f"**{value:.2f}**"
+
+
+def _profile(report):
+    rows = []
+    for name, found in report["profiles"].items():
+        lines = found["rows"]
+        layers = [line for row, line in lines.items() if row not in AROUND]
+        around = [lines[row]["ms"] for row in ("loss", "metrics", "optimizer", "data")]
+        parts = [sum(line["forward_ms"] for line in layers), sum(line["backward_ms"] for line in layers)]
+        parts += [around[0] + around[1], around[2], around[3], lines["tape"]["ms"] + lines["loop"]["ms"]]
+        shares = [f"{part / found['profiled_ms']:.0%}" for part in parts]
+        floor = found["floor_ms"]
+        rows.append([name, number(found["step_ms"]), *shares, number(floor), f"{found['step_ms'] / floor:.1f}"])
+    gflops = [found["gflops"] for found in report["profiles"].values()]
+    gigabytes = [found["gb_per_second"] for found in report["profiles"].values()]
+    head = ["", "ms a step", "layers forward", "backward", "loss, metrics", "optimizer", "data", "tape, loop"]
+    return "\n".join(
+        [
+            "## Where a step's time goes\n",
+            _paragraph(
+                "Shares of a training step, and how many times the floor it takes. The floor counts each layer's "
+                f"matrix products at the best rate measured beside it ({min(gflops):.0f}-{max(gflops):.0f} GFLOP/s), "
+                f"or its arrays moved once at the rate of a large copy ({min(gigabytes):.0f}-{max(gigabytes):.0f} "
+                "GB/s), whichever is longer. For a small model it is next to nothing: there the step is the number of "
+                "NumPy calls times their cost, and Python's. `python -m bench.profile MODEL` lists every layer."
+            ),
+            _setting(report),
+            _table([*head, "floor, ms", "times"], rows),
+        ]
+    )
+
+
+def _memory(report):
+    rows = [[name, f"{faults:.1f}"] for name, faults in report["faults_per_step"].items()]
+    text = [
+        "## Page faults and growth\n",
+        _paragraph(
+            "Minor page faults of a training step, after warm-up: memory that the system had to hand out anew. "
+            "`python -m bench.memory` counts them."
+        ),
+        _setting(report),
+        _table(["workload", "faults a step"], rows),
+    ]
+    for name in ("predict", "fit"):
+        loop = report[name]
+        text.append(
+            f"{loop['calls']:,} calls of `{name}` on the tabular model changed resident memory by "
+            f"{loop['growth'] / 1e6:.2f} MB.\n"
+        )
+    return "\n".join(text)
+
+
+def _sweep(report):
+    rows = []
+    for name, sweep in report["sweeps"].items():
+        cells = zip(sweep["sizes"], sweep["seconds"], strict=True)
+        listed = ", ".join(f"{size}: {number(1000 * seconds)}" for size, seconds in cells)
+        rows.append([name, f"{sweep['exponent']:.2f}", listed])
+    return "\n".join(
+        [
+            "## Growth with size\n",
+            _paragraph(
+                "Cost of a training step against batch size and depth, and of an epoch against the number of samples. "
+                "The exponent is the slope of log time over log size through the three largest sizes; 1 is linear. "
+                "`python -m bench.sweep` measures it."
+            ),
+            _setting(report),
+            _table(["sweep", "exponent", "ms by size"], rows),
+        ]
+    )
+
+
+def _import(report):
+    programs = {
+        "numpy": "`import numpy`",
+        "gpukeras": "`import gpukeras, numpy`",
+        "first_use": "`import gpukeras; gpukeras.Model`",
+    }
+    rows = []
+    for name, program in programs.items():
+        low, high = report[name]["quartiles_ms"]
+        rows.append([program, f"{report[name]['median_ms']:.0f} <small>{low:.0f}-{high:.0f}</small>"])
+    return "\n".join(
+        [
+            "## Import\n",
+            _paragraph(
+                "Fresh processes, the start of Python included. The package imports its parts at first use, so the "
+                "cost of `gpukeras.Model`, which needs them all, is given too. `python -m bench.import_time` measures "
+                "it."
+            ),
+            _setting(report),
+            _table(["program", "ms"], rows),
+        ]
+    )
+
+
+WRITERS = {
+    "compare": _comparison,
+    "profile": _profile,
+    "memory": _memory,
+    "sweep": _sweep,
+    "import_time": _import,
+}
+
+
+def main(arguments=None):
+    """Write the page, or compare; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.page", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing, say whether the page is right")
+    options = parser.parse_args(arguments)
+    text = page(newest())
+    if options.check:
+        is_right = PAGE.exists() and PAGE.read_text(encoding="utf-8") == text
+        print("docs/speed.md " + ("is what" if is_right else "differs from what") + " bench/results/ says.")
+        return 0 if is_right else 1
+    PAGE.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""Affine maps of many rows, with the bias in the same pass; sums over many rows."""
+
+import numpy as np
+
+from gpukeras.backend import blas, threads
+from gpukeras.kernels.kernel import kernel
+
+__all__ = ["MANY_ROWS", "linear", "sum_of_rows"]
+
+# OpenBLAS's own threads meet several times within a product. Blocks of rows, each multiplied by one thread alone, meet
+# once, and the bias is added while the block is in the cache. Measured on two cores with 4096 rows and a bias: 128 ->
+# 128 2.2 ms by OpenBLAS's threads, 1.8 in blocks; 128 -> 512 6.2 and 5.3; 512 -> 128 4.8 and 4.8. With 2048 rows of
+# 128 -> 128 blocks take longer. Products that sum over the rows, as gradients of kernels do, gain nothing.
+MANY_ROWS = 2048
+_PRODUCTS = 1 << 26
+_BLOCK = 512  # rows; 256 and 1024 took the same time
+
+
+@kernel
+def linear(x, kernel, bias=None):
+    """x · kernel + bias, for x (rows, n), kernel (n, m), bias (m,) or None."""
+    y = blas.matmul(x, kernel)
+    if bias is not None:
+        y += bias
+    return y
+
+
+@linear.cpu
+def linear(x, kernel, bias=None):
+    rows, n, m = *x.shape, kernel.shape[1]
+    is_for_blas = x.dtype == kernel.dtype and x.dtype in (np.float32, np.float64)
+    if rows < MANY_ROWS or rows * n * m < _PRODUCTS or not is_for_blas:
+        return linear.reference(x, kernel, bias)
+    y = np.empty((rows, m), x.dtype)
+
+    def block(start):
+        part = y[start : start + _BLOCK]
+        np.dot(x[start : start + _BLOCK], kernel, out=part)
+        if bias is not None:
+            part += bias
+
+    threads.run(block, range(0, rows, _BLOCK), uses_blas=True)
+    return y
+
+
+@linear.samples
+def linear(random, dtype):
+    for rows in (3, 5003):
+        x, kernel, bias = random((rows, 128), dtype), random((128, 110), dtype) * 0.1, random((110,), dtype)
+        yield x, kernel, bias
+        yield x, kernel, None
+        yield x.T.copy().T, kernel.T.copy().T, bias
+
+
+@kernel
+def sum_of_rows(x):
+    """Σ x over the rows of x (rows, n)."""
+    return x.sum(axis=0)
+
+
+@sum_of_rows.cpu
+def sum_of_rows(x):
+    if x.dtype not in (np.float32, np.float64):
+        return sum_of_rows.reference(x)
+    return np.dot(np.ones(len(x), x.dtype), x)  # by BLAS, in half the time and with a quarter of the error
+
+
+@sum_of_rows.samples
+def sum_of_rows(random, dtype):
+    for rows in (3, 5000):
+        yield (random((rows, 80), dtype) * rows**-0.5,)

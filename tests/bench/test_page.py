@@ -1,0 +1,95 @@
+"""docs/speed.md says what the committed reports say."""
+
+import json
+
+from bench import machine, memory, page, profile, sweep
+
+REPORT = {
+    "bench": "compare",
+    "date": "2020-01-02",
+    "runs": [
+        {
+            "date": "2020-01-02",
+            "cpu": "A CPU",
+            "cores": 4,
+            "threads": 2,
+            "system": "Linux x86_64",
+            "rounds": 3,
+            "load_average": {"before": 0.3, "after": 1.0},
+            "others_share": 0.03,
+            "settings": {"OMP_NUM_THREADS": "2"},
+            "warnings": ["busy"],
+        }
+    ],
+    "differences": {"mlp": ["mlp: torch's losses are 1, where others have 2."], "linear": []},
+    "versions": {"gpukeras": {"python": "3.11", "numpy": "2.0"}, "jax": {"jax": "0.5"}},
+    "figures": {
+        "step": {
+            "mlp": {
+                "gpukeras": {"median": 0.002, "quartiles": [0.0019, 0.0021], "values": [0.0019, 0.002, 0.0021]},
+                "jax": {"median": 0.003, "quartiles": [0.0029, 0.0031], "values": [0.0029, 0.003, 0.0031]},
+                "raw-torch": {"median": 0.001, "quartiles": [0.001, 0.001], "values": [0.001, 0.001, 0.001]},
+            },
+            "linear": {"gpukeras": {"median": 0.001, "quartiles": [0.001, 0.001], "values": [0.001, 0.001]}},
+        },
+        "cold": {"": {"gpukeras": {"median": 0.5, "quartiles": [0.5, 0.5], "values": [0.5]}}},
+    },
+}
+
+
+def test_page_is_what_the_generator_makes_of_the_reports(capsys):
+    assert page.main(["--check"]) == 0, "run python -m bench.page"
+    assert "is what" in capsys.readouterr().out
+
+
+def test_figures_reach_the_page():
+    text = page.page({"compare": REPORT})
+    assert "A CPU, 2 of 4 cores" in text and "2020-01-02" in text and "OMP_NUM_THREADS=2" in text
+    assert "other processes took 3% of" in text
+    step = "| mlp | 2.00 <small>1.90-2.10</small> | 3.00 <small>2.90-3.10</small> | 1.00 <small>1.00-1.00</small> "
+    assert step + "| **1.50** | **0.50** |" in text
+    assert "| linear | 1.00 <small>1.00-1.00</small> |  |  |  |  |" in text
+    assert text.index("| linear |") < text.index("| mlp |")  # the order of the workloads
+    assert "|  | 0.500 |  |" in text  # the cold start has one row
+    assert "torch's losses are 1" in text and "busy" not in text
+    assert "OPENBLAS_NUM_THREADS" in text and "GPUKERAS_NUM_THREADS" in text
+
+
+def test_every_kind_of_report_has_its_part(tmp_path, capsys):
+    commands = {
+        "profile": (profile.main, ["mlp", "--rounds", "1", "--seconds", "0.001"]),
+        "memory": (memory.main, ["mlp", "--calls", "20", "--fits", "10"]),
+        "sweep": (sweep.main, ["samples: mlp", "--rounds", "1"]),
+    }
+    reports = {name: main([*options, "--tiny"]) for name, (main, options) in commands.items()}
+    reports["import_time"] = machine.description() | {
+        name: {"median_ms": 12.3, "quartiles_ms": [11.6, 13.4]} for name in ("numpy", "gpukeras", "first_use")
+    }
+    text = page.page(reports)
+    for title in ("Where a step's time goes", "Page faults and growth", "Growth with size", "Import"):
+        assert f"\n## {title}\n" in text
+    assert text.count("| mlp |") == 2 and "| samples: mlp |" in text
+    assert "| `import numpy` | 12 <small>12-13</small> |" in text
+    assert f"{machine.cpu_name()}, {machine.cores()} cores" in text
+    assert all(len(line) <= 120 for line in text.splitlines() if not line.startswith("|"))
+
+
+def test_a_differing_page_is_noticed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(page, "PAGE", tmp_path / "speed.md")
+    assert page.main(["--check"]) == 1
+    assert page.main([]) == 0
+    assert page.main(["--check"]) == 0
+    page.PAGE.write_text(page.PAGE.read_text(encoding="utf-8") + "more\n", encoding="utf-8")
+    assert page.main(["--check"]) == 1
+    assert "differs" in capsys.readouterr().out
+
+
+def test_the_newest_report_of_each_kind_is_taken(tmp_path):
+    for name, report in {
+        "b.json": {"bench": "sweep", "date": "2020-01-02", "number": 1},
+        "a.json": {"bench": "sweep", "date": "2020-01-03", "number": 2},
+        "c.json": {"bench": "memory", "date": "2020-01-01", "number": 3},
+        "d.json": {"date": "2020-01-01"},
+    }.items():
+        (tmp_path / name).write_text(json.dumps(report), encoding="utf-8")
+    assert {kind: report["number"] for kind, report in page.newest(tmp_path).items()} == {"sweep": 2, "memory": 3}
