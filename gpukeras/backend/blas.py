@@ -105,9 +105,10 @@ class Limit:
     def forget(self):
         """In a forked process nobody else runs, so that the `with` blocks of other threads have no end."""
         self.lock = threading.Lock()
-        if self.depth:
+        library = _library() if self.depth else None
+        if library is not None:
             self.depth = 0
-            _library().set_count(self.before)
+            library.set_count(self.before)
 
 
 _limit = Limit()

@@ -15,6 +15,7 @@ Three walks, of which the shapes choose one:
 import functools
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -78,7 +79,7 @@ def goes_back_by_columns(weights, windows, groups):
 # --- Columns times weights ---------------------------------------------------------------------------------------
 
 
-def gather(x, windows, groups, y=None, weights=None, bias=None, dy=None):
+def gather(x, windows, groups, y: Any = None, weights=None, bias=None, dy: Any = None):
     """One walk over the columns of x: y ← columns · weights + bias, and Σ columnsᵀ · dy is returned.
 
     Either is left out where its arrays are None.
@@ -88,7 +89,7 @@ def gather(x, windows, groups, y=None, weights=None, bias=None, dy=None):
     matrices = None if y is None else matrices_of(weights, groups)
     line = None if bias is None else np.tile(bias, windows.grid[-1])
     parts = [[cut] for cut in cuts]
-    sums = None
+    sums: Any = None
     if dy is not None:
         shape = (groups, windows.count * x.shape[-1] // groups, filters // groups)
         parts = _parts(cuts, math.prod(shape) * x.dtype.itemsize)

@@ -32,6 +32,7 @@ depend on the running gradient is computed for several steps at once, and a step
 
 import collections
 import threading
+from typing import Any
 
 import numpy as np
 
@@ -188,7 +189,7 @@ def _steps(slots):
     return list(slots.swapaxes(0, 1))
 
 
-def _forward_product(kernel, dropout, rows, h):
+def _forward_product(kernel, dropout, rows, h) -> tuple[Any, Any]:
     """A function that multiplies a block's state by the kernel, into an array of its own (gates, rows, units)."""
     out = np.empty((len(kernel), *h.shape), h.dtype)
     if dropout is None:
@@ -221,13 +222,13 @@ def _runs_of_factors(time, slots, like):
     return np.empty((slots, length, *like.shape), like.dtype), runs
 
 
-def _numbers(keep, dtype):
+def _numbers(keep, dtype) -> tuple[Any, Any]:
     """1 where a step is kept, and 1 where it is left out; None each without a mask."""
     return (None, None) if keep is None else (keep.astype(dtype), (~keep).astype(dtype))
 
 
 # exp overflows to inf, of which the sigmoid is 0 as it should be.
-_quiet = {"over": "ignore", "under": "ignore"}
+_quiet: Any = {"over": "ignore", "under": "ignore"}
 
 
 # --- Elman network -------------------------------------------------------------------------------------------------
@@ -413,7 +414,7 @@ def lstm_backward(dz, dy, dh, dc, gates, kernel, dropout, keep, sums=()):
         for start, stop in runs:
             now = factors[:, : stop - start]
             _lstm_factors(gates[:, start:stop], now)
-            if kept is not None:
+            if kept is not None and passes is not None:
                 now *= kept[start:stop]
                 now[0] += passes[start:stop]
             for t in range(stop - 1, start - 1, -1):
@@ -556,7 +557,7 @@ def gru_after_backward(dz, dy, dh, gates, h, kernel, dropout, keep, sums=()):
         for start, stop in runs:
             now = factors[:, : stop - start]
             _gru_after_factors(gates[:, start:stop], h[start:stop], now)
-            if kept is not None:
+            if kept is not None and passes is not None:
                 now *= kept[start:stop]
                 now[0] += passes[start:stop]
             for t in range(stop - 1, start - 1, -1):
