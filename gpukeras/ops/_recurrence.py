@@ -44,9 +44,10 @@ class Walk:
         self.result_dtype, self.x_dtype = recurrent_kernel.dtype, x.dtype
         self.dtype = np.dtype("float32") if recurrent_kernel.dtype.itemsize < 4 else recurrent_kernel.dtype
         self.xp = devices.array_module(recurrent_kernel)
-        self.kernel, self.recurrent_kernel, self.bias, self.dropout = [
-            None if a is None else a.astype(self.dtype, copy=False) for a in (*weights, dropout)
+        self.kernel, self.bias, self.dropout = [
+            None if a is None else a.astype(self.dtype, copy=False) for a in (kernel, bias, dropout)
         ]
+        self.recurrent_kernel = recurrent_kernel.astype(self.dtype, copy=False)
         self.go_backwards = go_backwards
         self.zero_output = zero_output and mask is not None
         self.x = self._in_order(x)
@@ -146,7 +147,7 @@ class Gradients:
     def __init__(self, walk, needs, dz, kernel, *of_state):
         self.walk, self.needs, self.dz, self.kernel, self.of_state = walk, needs, dz, kernel, of_state
         has_dx = needs.x and kernel is not None
-        self.dx = walk.xp.empty((walk.time, walk.batch, walk.features), walk.dtype) if has_dx else None
+        self.dx: Any = walk.xp.empty((walk.time, walk.batch, walk.features), walk.dtype) if has_dx else None
 
     def sums(self):
         """By name, the functions of a slice of steps that a backward kernel takes."""

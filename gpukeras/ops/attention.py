@@ -194,7 +194,7 @@ def _by_time(x, heads):
 
 def _hidden(mask, is_causal, queries, keys, xp):
     """Where the scores (..., queries, keys) do not count, to be broadcast to them; None where all do."""
-    hidden = None
+    hidden: Any = None
     if mask is not None:
         if mask.ndim == 3:  # (batch, queries, keys)
             mask = mask[:, None]
