@@ -4,12 +4,12 @@ from gpukeras.backend import threads
 
 __all__ = ["BLOCK", "THREADED", "THREAD_BLOCK", "elementwise", "for_rows", "is_plain"]
 
-BLOCK = 1 << 15  # elements: 128 KB of float32, so that three or four arrays' blocks fit a second-level cache of 512 KB
+BLOCK = 1 << 16  # elements: 256 KB of float32, so that three or four arrays' blocks fit a second-level cache of 1 MB
 
 # A NumPy call lets go of Python's lock and takes it again, and where two threads want it at once, one of them sleeps:
-# 7 microseconds a call on the average, in which 60000 elements could be added. GELU of 2 million numbers (25 calls a
-# block) on two threads took 18 ms in blocks of 2^15, 12 in blocks of 2^16, 9.4 and 8.9 in blocks of 2^17 and 2^18.
-THREAD_BLOCK = 1 << 17
+# 7 microseconds a call on the average, in which 60000 elements could be added. Adam (13 calls a block) on 670000
+# numbers took 2.9 ms in one thread and blocks of 2^15, on two threads 3.7 in blocks of 2^15, 1.6 of 2^17, 1.3 of 2^18.
+THREAD_BLOCK = 1 << 18
 THREADED = 1 << 18  # elements from which on a few cheap passes are worth the 0.1 ms that handing out work costs
 
 
@@ -28,7 +28,7 @@ def elementwise(function, *arrays, threaded=THREADED):
     if size <= BLOCK:
         function(*flat)
         return
-    step = BLOCK if size < threaded else THREAD_BLOCK
+    step = BLOCK if size < threaded else _share(size, 1)
 
     def block(start):
         function(*[None if a is None else a[start : start + step] for a in flat])
@@ -46,10 +46,16 @@ def for_rows(function, rows, width, threaded=THREADED, uses_blas=False):
     Like `elementwise`, for kernels that need whole rows.
     """
     is_threaded = rows * width >= threaded
-    step = max(1, (THREAD_BLOCK if is_threaded else BLOCK) // max(width, 1))
+    step = _share(rows, width) if is_threaded else max(1, BLOCK // max(width, 1))
     blocks = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
     if is_threaded:
         threads.run(function, blocks, uses_blas)
     else:
         for part in blocks:
             function(part)
+
+
+def _share(rows, width):
+    """Rows of a block: so that an even number of blocks of the same size holds at most THREAD_BLOCK elements each."""
+    pairs = -(-rows * width // (2 * THREAD_BLOCK))
+    return max(1, -(-rows // (2 * pairs)))

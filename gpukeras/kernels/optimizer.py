@@ -11,7 +11,8 @@ in the reference's order: the results are the same to the last bit, but for sums
 
 import numpy as np
 
-from gpukeras.backend import devices, memory, threads
+from gpukeras.backend import devices, memory
+from gpukeras.kernels import blocks
 from gpukeras.kernels.kernel import kernel
 
 __all__ = [
@@ -34,29 +35,17 @@ __all__ = [
     "update_where",
 ]
 
-_BLOCK = 32768  # elements; four to six such float32 arrays together fill half of a core's L2
-_THREADED = 8 * _BLOCK  # from here on two threads are no slower than one
-_SIZE = 8 * _BLOCK + 77  # of the samples: whole blocks and a rest, on threads
+_SIZE = blocks.THREADED + 77  # of the samples: several blocks, on threads
 
 
 def _in_blocks(update, scratch, *arrays):
     """Call ``update(*parts, *rows)`` for matching blocks of flat arrays, with `scratch` rows of working memory."""
-    size, dtype = arrays[0].size, arrays[0].dtype
-    if size <= _BLOCK:
-        update(*arrays, *[np.empty(size, dtype) for _ in range(scratch)])
-        return
 
-    def block(start):
-        stop = min(start + _BLOCK, size)
-        with memory.scratch((scratch, stop - start), dtype) as rows:
-            update(*[None if array is None else array[start:stop] for array in arrays], *rows)
+    def block(*parts):
+        with memory.scratch((scratch, parts[0].size), parts[0].dtype) as rows:
+            update(*parts, *rows)
 
-    starts = range(0, size, _BLOCK)
-    if size < _THREADED:
-        for start in starts:
-            block(start)
-    else:
-        threads.run(block, starts)
+    blocks.elementwise(block, *arrays)
 
 
 def _samples(random, dtype, *slots):
