@@ -67,7 +67,7 @@ def _plain_call(function, names):
     def call(*args, **settings):
         if len(args) < count:
             args = _positional(function.__name__, names, defaults, args, settings)
-        values, rest = (args, ()) if len(args) == count else (args[:count], args[count:])
+        values = args if len(args) == count else args[:count]
         arrays = []
         is_fresh = True
         for value in values:
@@ -87,8 +87,11 @@ def _plain_call(function, names):
                 arrays.append(convert_to_array(value))
                 if isinstance(value, Variable):
                     is_fresh = False
-        y, backward = function(*arrays, *rest, **settings)
-        outputs = Tensor(y) if is_fresh and type(y) is np.ndarray else _wrap(y, arrays, is_fresh)
+        if values is not args:
+            arrays += args[count:]
+        y, backward = function(*arrays, **settings)
+        is_result = type(y) is np.ndarray and (is_fresh or current.layer is not None)
+        outputs = Tensor(y) if is_result else _wrap(y, arrays, is_fresh)
         if backward is not None and current.tapes:
             _record(values, outputs, backward, needs_type)
         return outputs

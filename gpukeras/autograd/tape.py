@@ -64,19 +64,19 @@ class Tape:
         wanted = {id(source) for source in sources}
 
         for inputs, outputs, backward, needs in reversed(self.entries):
+            # A gradient is taken out once it is used, for nothing earlier can ask for it: that frees the memory.
             if type(outputs) is tuple:
-                keys = [id(output) for output in outputs]
-                dy = tuple(known.get(key) for key in keys)
-                if all(d is None for d in dy):
+                dy = tuple([known.get(id(output)) for output in outputs])
+                if all([d is None for d in dy]):
                     continue
+                for output in outputs:
+                    if id(output) not in wanted:
+                        known.pop(id(output), None)
             else:
-                keys = (id(outputs),)
-                dy = known.get(keys[0])
+                key = id(outputs)
+                dy = known.get(key) if key in wanted else known.pop(key, None)
                 if dy is None:
                     continue
-            for key in keys:
-                if key not in wanted:
-                    known.pop(key, None)  # nothing earlier can ask for it: free the memory now
             for tensor, needed, d in zip(inputs, needs, backward(dy, needs), strict=True):
                 if needed and d is not None:
                     key = id(tensor)
@@ -84,7 +84,11 @@ class Tape:
                         _add(known, owned, key, d)
                     else:
                         known[key] = d
-        return [_in_dtype_of(source.array.dtype, known.get(id(source))) for source in sources]
+        found = [known.get(id(source)) for source in sources]
+        return [
+            d if type(d) is np.ndarray and d.dtype is source.array.dtype else _in_dtype_of(source.array.dtype, d)
+            for d, source in zip(found, sources, strict=True)
+        ]
 
 
 def _add(known, owned, key, d):

@@ -1,5 +1,6 @@
 """Matrix products, reached in one place so that a faster library can stand behind all of them; NumPy's BLAS itself."""
 
+import ctypes
 import functools
 import os
 import sys
@@ -11,8 +12,8 @@ __all__ = ["can_limit", "matmul", "one_thread", "shorten_spinning", "thread_coun
 
 
 # Multiply-adds: OpenBLAS uses its threads from the first number on, but up to the second they are not worth waking. A
-# product 256 x 64 x 64 takes 24 us with two threads and 30 with one while both are awake; within a training step of such
-# products, eight of them, one thread takes 0.8 of the time, and it does not matter what the other core is doing.
+# product 256 x 64 x 64 takes 24 us with two threads and 30 with one while both are awake. Eight such products with the
+# rest of a training step between them take 0.8 of the time with one, whatever the other core is doing.
 _SMALL = range(1 << 18, 1 << 22)
 
 
@@ -59,12 +60,13 @@ def _library():
     library = next(iter(bundled or found), None)
     if library is None:
         return None
+    # Reached directly, the functions take 0.2 microseconds a call, through the controller 1.2; and a controller obeys
+    # only the first thread that uses one. A PyDLL keeps Python's lock, which others might not give back at once.
+    dynlib = ctypes.PyDLL(library.filepath)
     for prefix in ("", "scipy_"):
         for suffix in ("", "64_", "_64"):
-            # Reached directly, the functions take 0.25 microseconds a call, through the controller 1.2; and a
-            # controller obeys only the first thread that uses one.
-            get_count = getattr(library.dynlib, f"{prefix}openblas_get_num_threads{suffix}", None)
-            set_count = getattr(library.dynlib, f"{prefix}openblas_set_num_threads{suffix}", None)
+            get_count = getattr(dynlib, f"{prefix}openblas_get_num_threads{suffix}", None)
+            set_count = getattr(dynlib, f"{prefix}openblas_set_num_threads{suffix}", None)
             if get_count is not None and set_count is not None:
                 return _Library(get_count, set_count, library.dynlib)
     return _Library(library.get_num_threads, library.set_num_threads, None)

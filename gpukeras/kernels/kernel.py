@@ -3,6 +3,8 @@
 import functools
 from typing import Any
 
+import numpy as np
+
 from gpukeras.backend import devices
 
 __all__ = ["kernel", "registered_kernels"]
@@ -30,15 +32,18 @@ class Kernel:
         functools.update_wrapper(self, reference)
         self.reference = reference
         self.forms: dict[str, Any] = {}  # device name -> function
+        self.on_numpy: Any = reference
         self.sample_function: Any = None
 
     def __call__(self, first, *args, **kwargs):
-        form: Any = self.forms.get(devices.array_module(first).__name__, self.reference)
+        if type(first) is np.ndarray:  # many times in a step, hence without a look at the devices
+            return self.on_numpy(first, *args, **kwargs)
+        form = self.forms.get(devices.array_module(first).__name__, self.reference)
         return form(first, *args, **kwargs)
 
     def cpu(self, form):
         """Use `form` for NumPy arrays."""
-        self.forms["numpy"] = form
+        self.forms["numpy"] = self.on_numpy = form
         return self
 
     def cuda(self, form):

@@ -40,9 +40,13 @@ _SIZE = blocks.THREADED + 77  # of the samples: several blocks, on threads
 
 def _in_blocks(update, scratch, *arrays):
     """Call ``update(*parts, *rows)`` for matching blocks of flat arrays, with `scratch` rows of working memory."""
+    size, dtype = arrays[0].size, arrays[0].dtype
+    if size <= blocks.BLOCK:
+        update(*arrays, *np.empty((scratch, size), dtype))
+        return
 
     def block(*parts):
-        with memory.scratch((scratch, parts[0].size), parts[0].dtype) as rows:
+        with memory.scratch((scratch, parts[0].size), dtype) as rows:
             update(*parts, *rows)
 
     blocks.elementwise(block, *arrays)
@@ -241,8 +245,8 @@ def adam(param, grad, momenta, velocity, velocity_hat, step, learning_rate, beta
 
 @adam.cpu
 def adam(param, grad, momenta, velocity, velocity_hat, step, learning_rate, beta_1, beta_2, epsilon):
-    count = (step + 1).astype(param.dtype)
-    alpha = learning_rate * np.sqrt(1 - beta_2**count) / (1 - beta_1**count)
+    t = param.dtype.type(step.item() + 1)  # NumPy's scalars compute like its arrays, in a third of the time
+    alpha = learning_rate[()] * np.sqrt(1 - beta_2**t) / (1 - beta_1**t)
     rest_1, rest_2 = 1 - beta_1, 1 - beta_2
 
     def update(p, g, m, v, h, s, t):

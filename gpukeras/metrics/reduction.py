@@ -79,7 +79,7 @@ class Mean(Metric):
         if mean.array.shape or mean.array.dtype != self._array_dtype:
             self.update_state(mean, sample_weight=count)
         else:
-            add_in_place(self.total, mean.array * count)
+            add_in_place(self.total, mean.array[()] * count)
             add_in_place(self.count, count)
 
     def result(self):

@@ -30,10 +30,10 @@ __all__ = [
 
 
 @op
-def linear(x, kernel, bias=None, /):
-    """Affine map of the last axis.
+def linear(x, kernel, bias=None, /, is_rectified=False):
+    """Affine map of the last axis, and the rectifier after it where `is_rectified`.
 
-        y       = x · kernel + bias
+        y       = x · kernel + bias,  or max(x · kernel + bias, 0), which passes dy on only where y > 0
         dx      = dy · kernelᵀ
         dkernel = xᵀ · dy          summed over all batch axes
         dbias   = Σ dy             likewise
@@ -41,17 +41,19 @@ def linear(x, kernel, bias=None, /):
     Shapes:
         x (batch, ..., n), kernel (n, m), bias (m,) or None  ->  y (batch, ..., m)
 
-    Keeps x and kernel until the backward pass.
+    Keeps x and kernel until the backward pass, and y where `is_rectified`.
 
     Example:
         >>> linear(np.ones((2, 3)), np.ones((3, 4))).shape
         (2, 4)
     """
     rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
-    y = kernels.linear(rows, kernel, bias)
+    y = kernels.linear(rows, kernel, bias, is_rectified)
 
     def backward(dy, needs):
         drows = dy if dy.ndim == 2 else dy.reshape(-1, dy.shape[-1])
+        if is_rectified:
+            drows = drows * (y > 0)
         dx = kernels.linear(drows, kernel.T).reshape(x.shape) if needs.x else None
         dkernel = blas.matmul(rows.T, drows) if needs.kernel else None
         dbias = kernels.sum_of_rows(drows) if needs.bias else None

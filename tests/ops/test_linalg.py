@@ -46,6 +46,17 @@ def test_linear(float_dtype, device):
     check_gradients(ops.linear, x[0], kernel)
 
 
+@pytest.mark.parametrize("shape", [(4, 3), (2, 5, 3), (0, 3)])
+def test_linear_with_rectifier(shape, float_dtype, device):
+    arrays = normal(*shape), normal(3, 6, seed=1), normal(6, seed=2)
+    x, kernel, bias = [a.astype(float_dtype) for a in arrays]
+    y = ops.linear(x, kernel, bias, is_rectified=True)
+    assert y.dtype == float_dtype
+    np.testing.assert_array_equal(y.numpy(), ops.relu(ops.linear(x, kernel, bias)).numpy())
+    if 0 not in shape:
+        check_gradients(lambda x, kernel, bias: ops.linear(x, kernel, bias, is_rectified=True), *arrays)
+
+
 @pytest.mark.parametrize("axes", [0, 1, 2, ([1, 2], [1, 0]), ([0], [-1]), (1, 1)])
 def test_tensordot(axes, device):
     x1 = normal(4, 3, 2)
