@@ -3,7 +3,7 @@
 import threading
 from typing import Any
 
-__all__ = ["commit", "current", "setting", "transaction"]
+__all__ = ["commit", "current", "gradient_place", "setting", "transaction"]
 
 
 class _Scope(threading.local):
@@ -14,10 +14,22 @@ class _Scope(threading.local):
     layer: Any = None  # the outermost layer being called
     undo: Any = None  # list of (array, copy of its values) while a transaction runs
     is_committed = False  # the transaction may only run to its end now
+    places: Any = None  # id of a variable's array -> array for its gradient, while a tape walks back for an optimizer
     interrupts = 0  # how often Ctrl-C was pressed and waits for the end of something
 
 
 current = _Scope()
+
+
+def gradient_place(array, *operands):
+    """Where a backward function may write the gradient of an array, if that is a variable's; else None.
+
+    In a training step that is the optimizer's buffer, which spares it a copy. Asked a second time, for another op that
+    uses the variable, there is no place any more; nor is there one where the operands have another type.
+    """
+    if current.places is None or any([operand.dtype != array.dtype for operand in operands]):
+        return None
+    return current.places.pop(id(array), None)
 
 
 # Both are classes, not generators: in these methods an interrupt waits (see training/interrupts.py), so that it

@@ -47,13 +47,21 @@ class Tape:
         else:
             self.tracked.add(id(outputs))
 
-    def gradients(self, targets, sources):
+    def gradients(self, targets, sources, places=None):
         """d(sum of targets · seeds)/d(source) for each source, as arrays; None where there is no path.
 
         Args:
             targets: List of ``(tensor, seed array)``.
             sources: Tensors or Variables.
+            places: Dictionary from the id of a variable's array to an array that may become its gradient.
         """
+        current.places = places
+        try:
+            return self._gradients(targets, sources)
+        finally:
+            current.places = None
+
+    def _gradients(self, targets, sources):
         known = {}  # id of a Tensor -> its gradient so far
         owned = set()  # ids whose gradient array is ours alone, so that more may be added in place
         for tensor, seed in targets:

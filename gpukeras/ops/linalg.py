@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from gpukeras.autograd.op import op
+from gpukeras.autograd.scope import gradient_place
 from gpukeras.autograd.tensor import convert_to_array
 from gpukeras.backend import blas, devices
 from gpukeras.kernels import linear as kernels
@@ -55,7 +56,7 @@ def linear(x, kernel, bias=None, /, is_rectified=False):
         if is_rectified:
             drows = drows * (y > 0)
         dx = kernels.linear(drows, kernel.T).reshape(x.shape) if needs.x else None
-        dkernel = blas.matmul(rows.T, drows) if needs.kernel else None
+        dkernel = blas.matmul(rows.T, drows, out=gradient_place(kernel, rows, drows)) if needs.kernel else None
         dbias = kernels.sum_of_rows(drows) if needs.bias else None
         return dx, dkernel, dbias
 

@@ -165,7 +165,7 @@ class Plan:
 
     Attributes:
         variables: The model's variables that get an update.
-        copies: ``(number of the gradient, view of the gradient buffer)``.
+        copies: ``(number of the gradient, view of the gradient buffer)``; no copy where the gradient is the view.
         overwritten: ``(number of the gradient, variable)`` for those whose value the gradient is.
         runs: The stretches.
         is_stepwise: Whether a user's `update_step` does the update, variable by variable.

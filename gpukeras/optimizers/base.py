@@ -271,6 +271,16 @@ class Optimizer(State):
             else:
                 self._apply(plan, arrays, learning_rate)
 
+    def gradient_places(self, variables):
+        """Where `apply` would like to find the gradients: id of a variable's array -> view of its buffer; or None.
+
+        None before the first step, and for classes with an `apply` of their own, which may keep what they get.
+        """
+        plan = self._plans.get(tuple([id(variable) for variable in variables]))
+        if plan is None or type(self).apply is not Optimizer.apply:
+            return None
+        return {id(variables[number].array): view for number, view in plan.copies}
+
     def _variables_for(self, grads, variables):
         if variables is None:
             if not self.built:
@@ -347,7 +357,8 @@ class Optimizer(State):
 
     def _apply(self, plan, arrays, learning_rate):
         for position, view in plan.copies:
-            view[...] = arrays[position]
+            if arrays[position] is not view:
+                view[...] = arrays[position]
         for position, variable in plan.overwritten:
             self._overwrite(variable, arrays[position])
         if plan.runs:

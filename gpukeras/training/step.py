@@ -56,7 +56,8 @@ def train(model, x, y, sample_weight):
                 f"{type(model).__name__} {model.name!r} has no trainable weights. Set "
                 f"layer.trainable = True, or use evaluate()."
             )
-        gradients = tape.gradients([(scaled, _one(devices.array_module(scaled.array), scaled.array.dtype))], variables)
+        seed = _one(devices.array_module(scaled.array), scaled.array.dtype)
+        gradients = tape.gradients([(scaled, seed)], variables, optimizer.gradient_places(variables))
         optimizer.apply(gradients, variables)  # commits the transaction once everything is checked
     return logs
 

@@ -168,3 +168,72 @@ class TestGradientTape:
             y = w * 2.0
         with pytest.raises(ValueError, match=r"\(3,\)"):
             tape.gradient(y, w, output_gradients=np.ones(3))
+
+
+class TestGradientPlaces:
+    """An op may write a variable's gradient where the optimizer wants it."""
+
+    def places(self, *variables):
+        return {id(v.array): np.full_like(v.array, np.nan) for v in variables}
+
+    def test_the_gradient_is_the_place(self):
+        kernel = Variable(np.ones((3, 2), "float32"))
+        places = self.places(kernel)
+        (place,) = places.values()
+        with Tape() as tape:
+            y = ops.linear(Tensor(np.ones((4, 3), "float32")), kernel)
+        (d,) = tape.gradients([(y, np.ones_like(y.array))], [kernel], places)
+        assert d is place
+        np.testing.assert_array_equal(d, np.full((3, 2), 4))
+        assert current.places is None
+
+    def test_two_uses_add_up(self):
+        kernel = Variable(np.ones((2, 2), "float32"))
+        x = Tensor(np.float32([[1, 2]]))
+        with Tape() as tape:
+            y = ops.linear(ops.linear(x, kernel), kernel)
+        seeds = [(y, np.ones_like(y.array))]
+        (expected,) = tape.gradients(seeds, [kernel])
+        (d,) = tape.gradients(seeds, [kernel], self.places(kernel))
+        np.testing.assert_array_equal(d, expected)
+
+    def test_another_type_is_not_written_there(self):
+        kernel = Variable(np.ones((2, 2), "float32"))
+        with Tape() as tape:
+            y = ops.linear(Tensor(np.ones((1, 2))), kernel)
+        assert y.dtype == "float64"
+        (d,) = tape.gradients([(y, np.ones_like(y.array))], [kernel], self.places(kernel))
+        np.testing.assert_array_equal(d, np.ones((2, 2)))
+
+    def test_an_optimizer_that_keeps_gradients_gets_its_own(self):
+        class Keeping(keras.optimizers.SGD):
+            kept = ()
+
+            def apply(self, grads, trainable_variables=None):
+                grads = list(grads)
+                self.kept = [*self.kept, grads[0]]
+                super().apply(grads, trainable_variables)
+
+        optimizer = Keeping(0.1)
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False)])
+        model.compile(optimizer, "mse")
+        model.fit(np.ones((3, 2), "float32"), np.zeros((3, 1), "float32"), epochs=3, verbose=0)
+        _, second, third = optimizer.kept
+        assert second is not third
+        assert not np.array_equal(second, third)
+
+    @pytest.mark.parametrize("settings", [{}, {"global_clipnorm": 0.1}, {"gradient_accumulation_steps": 2}])
+    def test_training_is_the_same_without(self, settings, monkeypatch):
+        def weights():
+            keras.utils.set_random_seed(1)
+            shared = keras.layers.Dense(4, activation="relu")
+            model = keras.Sequential([keras.Input((4,)), shared, keras.layers.Dense(4), shared])
+            model.compile(keras.optimizers.Adam(0.1, **settings), "mse")
+            x = np.random.default_rng(0).normal(size=(12, 4)).astype("float32")
+            model.fit(x, x[::-1], batch_size=4, epochs=2, verbose=0)
+            return model.get_weights()
+
+        found = weights()
+        monkeypatch.setattr(keras.optimizers.Adam, "gradient_places", lambda self, variables: None)
+        for a, b in zip(found, weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
