@@ -70,13 +70,15 @@ def _plain_call(function, names):
         values = args if len(args) == count else args[:count]
         arrays = []
         is_fresh = True
+        scope = vars(current)  # one look for the thread's own fields; those that are not set are None
         for value in values:
             kind = type(value)
             if kind is Tensor:
                 arrays.append(value.array)
             elif kind is Variable:
                 is_fresh = False
-                arrays.append(value.array if current.autocast is None else value.in_dtype(current.autocast))
+                autocast = scope.get("autocast")
+                arrays.append(value.array if autocast is None else value.in_dtype(autocast))
             elif kind in _PLAIN:
                 arrays.append(value)
             elif kind is KerasTensor:
@@ -90,9 +92,9 @@ def _plain_call(function, names):
         if values is not args:
             arrays += args[count:]
         y, backward = function(*arrays, **settings)
-        is_result = type(y) is np.ndarray and (is_fresh or current.layer is not None)
+        is_result = type(y) is np.ndarray and (is_fresh or scope.get("layer") is not None)
         outputs = Tensor(y) if is_result else _wrap(y, arrays, is_fresh)
-        if backward is not None and current.tapes:
+        if backward is not None and scope.get("tapes"):
             _record(values, outputs, backward, needs_type)
         return outputs
 

@@ -19,19 +19,17 @@ _SMALL = range(1 << 18, 1 << 22)
 
 def matmul(a, b, out=None):
     """Matrix product of the last two axes, broadcast over the others; transposed views cost no copy."""
-    if type(a) is np.ndarray:
-        if a.dtype.kind == "V":  # bfloat16: NumPy has no product of its own for it
-            product = np.matmul(a.astype(np.float32), b.astype(np.float32)).astype(a.dtype)
-        elif a.ndim == 2 and b.ndim == 2:
-            # np.dot is the cheapest way into BLAS, and takes transposed operands as they are.
-            if a.size * b.shape[1] in _SMALL:
-                with _limit:
-                    return np.dot(a, b, out)
-            return np.dot(a, b, out)
-        else:
-            return np.matmul(a, b) if out is None else np.matmul(a, b, out=out)
-    else:
+    if type(a) is not np.ndarray:
         product = a @ b
+    elif a.dtype.kind == "V":  # bfloat16: NumPy has no product of its own for it
+        product = np.matmul(a.astype(np.float32), b.astype(np.float32)).astype(a.dtype)
+    elif a.ndim != 2 or b.ndim != 2:
+        return np.matmul(a, b, out=out)
+    elif a.size * b.shape[1] in _SMALL:
+        with _limit:
+            return np.dot(a, b, out)
+    else:
+        return np.dot(a, b, out)  # the cheapest way into BLAS, which takes transposed operands as they are
     if out is None:
         return product
     out[...] = product

@@ -459,20 +459,20 @@ class Layer(Configurable):
             if type(x) is np.ndarray and x.dtype == _FLOAT32 and devices.default_module() is np:
                 x = Tensor(x)
                 args = (x,)
-            if (
-                type(x) is Tensor
-                and (x.array.shape, x.array.dtype, current.training, current.autocast) == self._accepted
-                and getattr(x, "_keras_mask", None) is None
-            ):
-                training = current.training
-                settings = {} if training is None or not self._signature.has_training else {"training": training}
-                if current.layer is not None:
-                    return self.call(x, **settings)
-                current.layer = self
-                try:
-                    return self.call(x, **settings)
-                finally:
-                    current.layer = None
+            if type(x) is Tensor:
+                scope = vars(current)  # one look for the thread's own fields; those that are not set are None
+                training = scope.get("training")
+                if (x.array.shape, x.array.dtype, training, scope.get("autocast")) == self._accepted and (
+                    getattr(x, "_keras_mask", None) is None
+                ):
+                    settings = {} if training is None or not self._signature.has_training else {"training": training}
+                    if scope.get("layer") is not None:
+                        return self.call(x, **settings)
+                    scope["layer"] = self
+                    try:
+                        return self.call(x, **settings)
+                    finally:
+                        scope["layer"] = None
         if "_accepted" not in vars(self):
             raise RuntimeError(
                 f"{type(self).__name__}.__init__() did not call super().__init__(). Add it as its first line."

@@ -182,7 +182,7 @@ class Functional(Model):
                 if "training" in kwargs and current.training is not None:
                     kwargs["training"] = current.training  # as in Keras, fit() and predict() know better
                 outputs = operation(*args, **kwargs)
-            if len(slots) == 1 and not isinstance(outputs, (list, tuple, dict)):
+            if type(outputs) is Tensor or (len(slots) == 1 and not isinstance(outputs, (list, tuple, dict))):
                 values[slots[0]] = outputs
             else:
                 for slot, output in zip(slots, flatten(outputs), strict=True):

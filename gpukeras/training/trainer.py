@@ -425,6 +425,8 @@ class Trainer(_LayerBelow):
         """
         if callbacks is None and verbose == 0:
             if steps is None and is_one_batch(x, batch_size) and type(self).predict_step is Trainer.predict_step:
+                if self.built:  # an interrupt finds no weights half made
+                    return _own_arrays(step.call(self, plain_batch(x), training=False))
                 with interrupts.between_steps():
                     return _own_arrays(step.call(self, plain_batch(x), training=False))
             callbacks = _NOBODY
