@@ -52,6 +52,15 @@ def seed(request):
     return value
 
 
+@pytest.fixture(autouse=True)
+def poisoned_scratch():
+    """Scratch arrays turn into NaN when they are given back, so that whoever reads one later is found out."""
+    from gpukeras.backend import memory
+
+    with memory.poison():
+        yield
+
+
 @pytest.fixture
 def rng(seed):
     """A NumPy generator that starts from the test's seed."""

@@ -63,9 +63,10 @@ class transaction:
     weights) the step runs to its end, and an interrupt waits until then.
     """
 
-    __slots__ = ("before", "log")
+    __slots__ = ("before", "has_undone", "log")
 
     def __enter__(self):
+        self.has_undone = False  # whether all is as before, after a failure
         self.log = None  # part of the surrounding transaction, unless there is none
         if current.undo is None:
             self.before = vars(current).copy()
@@ -78,6 +79,7 @@ class transaction:
             if not current.is_committed:
                 for array, values in reversed(self.log):
                     array[...] = values
+                self.has_undone = True
             self._leave_scopes()
         current.undo, current.is_committed = None, False
         if current.interrupts:

@@ -38,7 +38,7 @@ class Kernel:
     def __call__(self, first, *args, **kwargs):
         if type(first) is np.ndarray:  # many times in a step, hence without a look at the devices
             return self.on_numpy(first, *args, **kwargs)
-        form = self.forms.get(devices.array_module(first).__name__, self.reference)
+        form: Any = self.forms.get(devices.array_module(first).__name__, self.reference)
         return form(first, *args, **kwargs)
 
     def cpu(self, form):

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import threading
 import warnings
 from typing import Any
 
@@ -21,6 +22,8 @@ from gpukeras.layers.input_spec import check_inputs
 from gpukeras.registry import snake_case
 
 __all__ = ["Layer"]
+
+_build_lock = threading.RLock()
 
 
 class Layer(Configurable):
@@ -498,7 +501,9 @@ class Layer(Configurable):
         self._check_inputs(arguments.first)
         with name_scope.entered(self.name, self):
             if not self.built:
-                self._build_for(arguments, args, kwargs)
+                with _build_lock:  # several threads may predict, but one of them makes the weights
+                    if not self.built:
+                        self._build_for(arguments, args, kwargs)
                 self._check_inputs(arguments.first)
 
             training = kwargs.get("training")

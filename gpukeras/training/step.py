@@ -7,7 +7,7 @@ import numpy as np
 from gpukeras.autograd.scope import current, setting, transaction
 from gpukeras.autograd.symbolic import flatten
 from gpukeras.autograd.tape import Tape
-from gpukeras.backend import devices, process
+from gpukeras.backend import devices, memory, process
 
 __all__ = ["call", "test", "train", "undoable"]
 
@@ -43,11 +43,23 @@ def call(model, x, training):
 def train(model, x, y, sample_weight):
     """One update of the model's weights from a batch; metrics are updated on the device.
 
-    All of it is one transaction: it happens whole or not at all. Returns what `test` returns.
+    All of it is one transaction: it happens whole or not at all. Where memory runs out before weights are written, it
+    is tried once more with all memory given back that is free. Returns what `test` returns.
     """
     process.prepare()
+    undo = transaction()
+    try:
+        return _train(undo, model, x, y, sample_weight)
+    except MemoryError:
+        if not undo.has_undone:
+            raise
+    memory.release()  # here, where the error no longer holds the arrays of the failed step
+    return _train(transaction(), model, x, y, sample_weight)
+
+
+def _train(undo, model, x, y, sample_weight):
     optimizer = model.optimizer
-    with transaction(), _quiet():
+    with undo, _quiet():
         model._clear_losses()
         with Tape() as tape, setting(training=True):
             y_pred = model(x)
