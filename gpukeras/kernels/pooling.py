@@ -9,14 +9,18 @@ import math
 
 import numpy as np
 
-from gpukeras.backend import devices
+from gpukeras.backend import devices, memory, threads
 from gpukeras.kernels.kernel import kernel
 from gpukeras.kernels.windows import windows_of
 
 __all__ = ["average_pool", "average_pool_gradient", "max_pool", "max_pool_gradient"]
 
-# On the CPU a few images at a time go through all passes, so that the later ones find them in cache.
-_BLOCK_BYTES = 1 << 20
+# On the CPU a few images at a time go through all passes, so that the later ones find them in cache: so many elements
+# of x in one thread, and so many from which on all threads take part. Measured for 2x2 windows: 64x26x26x32 forward
+# 0.9 ms in one thread, 0.6 in two, in blocks of 2^17 elements 1.05; 64x11x11x64, half a million, 0.2 and 0.3.
+_BLOCK = 1 << 18
+_THREADED = 1 << 20
+_THREAD_BLOCK = 1 << 19
 
 
 @kernel
@@ -32,16 +36,22 @@ def max_pool(x, windows):
 @max_pool.cpu
 def max_pool(x, windows):
     y = np.empty((x.shape[0], *windows.grid, x.shape[-1]), x.dtype)
-    for images in _blocks(x):
+
+    def compute(images):
         block, out_block = x[images], y[images]
         taps = windows.taps
         if windows.is_padded:
             out_block[...] = _lowest(x.dtype)
+        elif len(taps) > 1:
+            np.maximum(block[taps[0][1]], block[taps[1][1]], out=out_block)
+            taps = taps[2:]
         else:
             out_block[...] = block[taps[0][1]]
-            taps = taps[1:]
+            taps = []
         for out, into in taps:
             np.maximum(out_block[out], block[into], out=out_block[out])
+
+    _for_blocks(compute, x)
     return y
 
 
@@ -65,28 +75,35 @@ def max_pool_gradient(dy, x, y, windows):
 
 @max_pool_gradient.cpu
 def max_pool_gradient(dy, x, y, windows):
-    dx = np.zeros(x.shape, dy.dtype)
-    # The part of dy that has not found its place yet; what a place takes is cut out by a mask of
-    # bits, which costs a third of NumPy's `where` and lets no inf or nan through.
-    bits = np.dtype(f"i{dy.dtype.itemsize}")
-    for images in _blocks(x):
-        block, out_block, dblock = x[images], y[images], dx[images]
-        rest = dy[images].view(bits).copy()
-        is_here, mask = np.empty(rest.shape, bool), np.empty(rest.shape, bits)
-        for out, into in windows.taps[:-1]:
-            here = is_here[out]
-            taken = mask[out]
-            np.equal(block[into], out_block[out], out=here)
-            np.copyto(taken, np.negative(here.view(np.int8)))  # 0 or all bits
-            taken &= rest[out]
-            rest[out] ^= taken
-            if windows.is_disjoint:
-                dblock[into] = taken.view(dy.dtype)
-            else:
-                dblock[into] += taken.view(dy.dtype)
-        out, into = windows.taps[-1]
-        dblock[into] += rest[out].view(dy.dtype)
+    dx = np.empty(x.shape, dy.dtype)
+    boolean = np.dtype(bool)
+
+    def compute(images):
+        block, out_block, dblock, dout = x[images], y[images], dx[images], dy[images]
+        shape = out_block.shape
+        if not windows.is_tiling:
+            dblock.fill(0)
+        with memory.scratch(shape, boolean) as is_here, memory.scratch(shape, boolean) as is_open:
+            is_open.fill(True)  # windows whose maximum is still to come
+            for out, into in windows.taps[:-1]:
+                here, still = is_here[out], is_open[out]
+                np.equal(block[into], out_block[out], out=here)
+                here &= still
+                still ^= here
+                _add_chosen(dout[out], here, dblock[into], windows.is_disjoint)
+            out, into = windows.taps[-1]
+            _add_chosen(dout[out], is_open[out], dblock[into], windows.is_disjoint)
+
+    _for_blocks(compute, x)
     return dx
+
+
+def _add_chosen(dy, is_chosen, dx, is_first):
+    """dx += dy where it is chosen; `is_first` if nothing was added before."""
+    if is_first:
+        np.multiply(dy, is_chosen, out=dx)  # 0.6 of the time of a mask of bits, 0.2 of a copy with `where`
+    else:
+        dx += dy * is_chosen
 
 
 @max_pool_gradient.samples
@@ -112,11 +129,14 @@ def average_pool(x, windows):
 def average_pool(x, windows):
     y = np.zeros((x.shape[0], *windows.grid, x.shape[-1]), x.dtype)
     share = _one_over_count(windows, x)
-    for images in _blocks(x):
+
+    def compute(images):
         block, out_block = x[images], y[images]
         for out, into in windows.taps:
             np.add(out_block[out], block[into], out=out_block[out])
         out_block *= share
+
+    _for_blocks(compute, x)
     return y
 
 
@@ -140,13 +160,16 @@ def average_pool_gradient(dy, windows):
 def average_pool_gradient(dy, windows):
     dx = np.zeros((dy.shape[0], *windows.space, dy.shape[-1]), dy.dtype)
     share = _one_over_count(windows, dy)
-    for images in _blocks(dx):
+
+    def compute(images):
         shares, dblock = dy[images] * share, dx[images]
         for out, into in windows.taps:
             if windows.is_disjoint:
                 dblock[into] = shares[out]
             else:
                 np.add(dblock[into], shares[out], out=dblock[into])
+
+    _for_blocks(compute, dx)
     return dx
 
 
@@ -156,10 +179,18 @@ def average_pool_gradient(random, dtype):
         yield random((x.shape[0], *windows.grid, x.shape[-1]), dtype), windows
 
 
-def _blocks(x):
-    """Slices of a few images each."""
-    step = max(_BLOCK_BYTES // max(x[:1].nbytes, 1), 1)
-    return [slice(i, i + step) for i in range(0, len(x), step)]
+def _for_blocks(compute, x):
+    """Call ``compute(images)`` for slices of a few images, on all threads where there is enough to do."""
+    is_threaded = x.size >= _THREADED
+    count = min(-(-x.size // (_THREAD_BLOCK if is_threaded else _BLOCK)), len(x))
+    if is_threaded:
+        count = min(count + count % 2, len(x))  # as many for each of two threads
+    cuts = [slice(len(x) * i // count, len(x) * (i + 1) // count) for i in range(count)]
+    if is_threaded:
+        threads.run(compute, cuts)
+    else:
+        for images in cuts:
+            compute(images)
 
 
 def _one_over_count(windows, x):

@@ -39,6 +39,7 @@ class Windows:
         is_padded: Whether any window sees padding.
         is_pointwise: Whether every window is one place of the input, and every place a window.
         is_disjoint: Whether no place is seen by two windows.
+        is_tiling: Whether every place is seen by exactly one window, and no window sees padding.
     """
 
     def __init__(self, space, size, strides, dilation, lows, grid):
@@ -59,6 +60,7 @@ class Windows:
         self.is_padded = any(low or span - low > n for low, span, n in zip(lows, self.span, space, strict=True))
         self.is_pointwise = self.count == 1 and space == grid and not self.is_padded and max(strides) == 1
         self.is_disjoint = all(s >= (k - 1) * d + 1 for s, k, d in zip(strides, size, dilation, strict=True))
+        self.is_tiling = strides == size and self.span == space and not self.is_padded and self.is_disjoint
 
     @functools.cached_property
     def mirrored(self):
