@@ -1,14 +1,80 @@
-"""Softmax, GELU, SiLU and the logistic function with their derivatives, in few passes over memory."""
+"""ReLU, softmax, GELU, SiLU and the logistic function with their derivatives, in few passes over memory."""
 
 import math
 
 import numpy as np
 
-from gpukeras.backend import devices, memory
+from gpukeras.backend import devices, memory, threads
 from gpukeras.kernels import blocks, special
 from gpukeras.kernels.kernel import kernel
 
-__all__ = ["gelu", "gelu_by_tanh", "logistic", "silu", "softmax", "softmax_backward"]
+__all__ = ["gelu", "gelu_by_tanh", "logistic", "relu", "relu_backward", "silu", "softmax", "softmax_backward"]
+
+
+# --- ReLU ------------------------------------------------------------------------------------------------------
+
+# Elements from which on all threads take part, forward and backward, and those of a block. Measured on two threads
+# instead of one: forward 1.4 million 0.48 and 0.40 ms, 5.5 million 2.1 and 2.9; backward 0.75 and 0.95, 3.6 and 5.1.
+_RELU_THREADED = 1 << 22
+_RELU_BACKWARD_THREADED = 1 << 20
+_RELU_BLOCK = 1 << 18
+
+
+@kernel
+def relu(x):
+    """max(x, 0)."""
+    return devices.array_module(x).maximum(x, 0)
+
+
+@relu.cpu
+def relu(x):
+    if getattr(x, "dtype", None) not in (np.float32, np.float64) or not x.flags.c_contiguous:
+        return relu.reference(x)
+    y = np.empty_like(x)
+    if x.size < _RELU_THREADED:
+        _with_each(np.maximum, x.reshape(-1), 0.0, y.reshape(-1))
+    else:
+        _in_blocks(lambda part, out: _with_each(np.maximum, part, 0.0, out), x, y)
+    return y
+
+
+@relu.samples
+def relu(random, dtype):
+    for shape in (*_ELEMENTWISE_SAMPLES, (3, 1_400_000)):
+        yield (random(shape, dtype),)
+    yield (random((5, 8), dtype).T,)
+
+
+@kernel
+def relu_backward(dy, y):
+    """dx = dy where y > 0, else 0."""
+    return dy * (y > 0)
+
+
+@relu_backward.cpu
+def relu_backward(dy, y):
+    if y.size < _RELU_BACKWARD_THREADED or not blocks.is_plain(dy, y):
+        return relu_backward.reference(dy, y)
+    dx = np.empty_like(dy)
+    _in_blocks(lambda dpart, part, out: np.multiply(dpart, part > 0, out=out), dy, y, dx)
+    return dx
+
+
+@relu_backward.samples
+def relu_backward(random, dtype):
+    for shape in (*_ELEMENTWISE_SAMPLES, (3, 400_000)):
+        yield random(shape, dtype), abs(random(shape, dtype)).round()
+    yield random((5, 8), dtype).T, random((8, 5), dtype)
+
+
+def _in_blocks(function, *arrays):
+    """Call ``function(*parts)`` for flat blocks of plain arrays, on all threads."""
+    flat = [a.reshape(-1) for a in arrays]
+
+    def block(start):
+        function(*[a[start : start + _RELU_BLOCK] for a in flat])
+
+    threads.run(block, range(0, flat[0].size, _RELU_BLOCK))
 
 
 # --- Softmax ---------------------------------------------------------------------------------------------------
@@ -212,7 +278,9 @@ def _gelu_block(x, y, slope):
         y -= tail
 
 
-_WIDTH = 2048
+# Not 1024, 2048 or 4096: where rows of all arrays start at the same place of a page, they take up to eight times as
+# long.
+_WIDTH = 512
 
 
 def _with_each(ufunc, x, number, out):

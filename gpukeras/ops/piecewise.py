@@ -2,6 +2,7 @@
 
 from gpukeras.autograd.op import op
 from gpukeras.backend import devices
+from gpukeras.kernels import activation as kernels
 from gpukeras.ops.activation import in_float32_or_wider
 from gpukeras.ops.elementwise import as_float, unbroadcast
 
@@ -36,10 +37,10 @@ def relu(x, /):
     """
     if getattr(x, "dtype", None) == "bool":
         x = x.astype("int32")
-    y = devices.array_module(x).maximum(x, 0)
+    y = kernels.relu(x)
 
     def backward(dy, needs):
-        return (dy * (y > 0),)
+        return (kernels.relu_backward(dy, y),)
 
     return y, backward
 
