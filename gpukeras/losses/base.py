@@ -7,7 +7,7 @@ from gpukeras.autograd import symbolic
 from gpukeras.autograd.tensor import Tensor, Variable, convert_to_array
 from gpukeras.backend import devices, dtypes
 from gpukeras.configurable import Configurable, serialize
-from gpukeras.ops import comparison, core, objective
+from gpukeras.ops import comparison, core, crossentropy, objective
 from gpukeras.ops import loss as loss_ops
 
 __all__ = ["Loss", "LossFunctionWrapper"]
@@ -107,13 +107,15 @@ class LossFunctionWrapper(Loss):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.fn = fn
         self._settings = kwargs
+        if fn is crossentropy.sparse_categorical_crossentropy:
+            self._keeps_y_true = True
         # Whether the mean can be taken in the same op: not of a function or a call() of the user's.
-        self._is_op = hasattr(fn, "function") and type(self).call is LossFunctionWrapper.call
+        self._has_mean = objective.has_mean(fn, kwargs) and type(self).call is LossFunctionWrapper.call
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         if (
             sample_weight is None
-            and self._is_op
+            and self._has_mean
             and self.reduction in _MEANS
             and type(y_true) is type(y_pred) is Tensor
             and y_pred.array.dtype == self._array_dtype

@@ -270,7 +270,6 @@ class SparseCategoricalCrossentropy(LossFunctionWrapper):
     """
 
     _not_in_config = ("axis",)
-    _keeps_y_true = True
 
     def __init__(
         self,

@@ -9,10 +9,11 @@ import numpy as np
 
 from gpukeras.autograd.op import op
 from gpukeras.autograd.tensor import Tensor, convert_to_array
-from gpukeras.backend import devices
+from gpukeras.backend import devices, dtypes
+from gpukeras.kernels import loss as kernels
 from gpukeras.ops import loss
 from gpukeras.ops.loss import as_array
-from gpukeras.ops.objective import floating, gradient_of
+from gpukeras.ops.objective import floating, gradient_of, is_alike, mean_form
 from gpukeras.registry import register
 
 __all__ = [
@@ -81,6 +82,11 @@ def sparse_categorical_crossentropy(y_true, y_pred, from_logits=False, ignore_cl
     return y
 
 
+@mean_form(sparse_categorical_crossentropy)
+def _mean_of_sparse_crossentropies(y_true, y_pred, from_logits=False, ignore_class=None, axis=-1):
+    return loss.mean_sparse_categorical_crossentropy(y_true, y_pred, from_logits, axis)
+
+
 @op
 def _ignored(y_true, /, ignore_class):
     """Classes with -1 for the one to ignore, and a mask that is False there."""
@@ -124,6 +130,27 @@ def binary_crossentropy(y_true, y_pred, /, from_logits=False, label_smoothing=0.
         return backward(dy * (mean.size / max(y.size, 1)), needs)
 
     return xp.asarray(mean, p.dtype), mean_backward
+
+
+@mean_form(binary_crossentropy)
+def _mean_of_binary_crossentropies(y_true, y_pred, from_logits=False, label_smoothing=0.0, axis=-1):
+    if from_logits or label_smoothing or not is_alike(y_true, y_pred):
+        return None
+    total, both = kernels.binary_crossentropy(y_pred, y_true, dtypes.epsilon())
+    xp = devices.array_module(both)
+    factor = 1 / y_pred.size
+
+    def backward(dy, needs):
+        dy = dy * factor
+        dy_true = dy_pred = None
+        if needs[0]:
+            log_p, log_not_p = xp.log(both)
+            dy_true = ((log_not_p - log_p) * dy).reshape(y_true.shape)
+        if needs[1]:
+            dy_pred = kernels.binary_crossentropy_backward(y_pred, y_true, both, dy)
+        return dy_true, dy_pred
+
+    return xp.asarray(total * factor, both.dtype), backward
 
 
 @register("loss")

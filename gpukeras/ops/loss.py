@@ -7,6 +7,7 @@ import numpy as np
 from gpukeras.autograd.op import op
 from gpukeras.autograd.tensor import convert_to_array
 from gpukeras.backend import devices, dtypes
+from gpukeras.kernels import loss as kernels
 from gpukeras.ops.elementwise import unbroadcast
 
 __all__ = ["binary_crossentropy", "categorical_crossentropy", "sparse_categorical_crossentropy"]
@@ -45,34 +46,47 @@ def categorical_crossentropy(target, output, /, from_logits=False, axis=-1):
         )
     if x.ndim < 1:
         raise ValueError("categorical_crossentropy needs an axis of classes, but got shape ().")
-    xp = devices.array_module(x)
     if from_logits:
-        log_p = x - x.max(axis=axis, keepdims=True)
-        p = xp.exp(log_p)
-        total = p.sum(axis=axis, keepdims=True)
-        log_p -= xp.log(total)
-    else:
-        total = x.sum(axis=axis, keepdims=True)
-        p = x / total
-        clipped = clip_probability(xp, p)
-        log_p = xp.log(clipped)
+        return _of_logits(t, x, axis, target, output, dtype)
+    xp = devices.array_module(x)
+    total = x.sum(axis=axis, keepdims=True)
+    p = x / total
+    clipped = clip_probability(xp, p)
+    log_p = xp.log(clipped)
 
     def backward(dy, needs):
         dy = xp.expand_dims(dy, axis)
         doutput = dtarget = None
         if needs.output:
-            if from_logits:
-                doutput = p * (t.sum(axis=axis, keepdims=True) / total)
-                doutput -= t
-            else:
-                doutput = xp.where(p == clipped, t / clipped, 0)
-                doutput = ((doutput * p).sum(axis=axis, keepdims=True) - doutput) / total
+            doutput = xp.where(p == clipped, t / clipped, 0)
+            doutput = ((doutput * p).sum(axis=axis, keepdims=True) - doutput) / total
             doutput = _as(doutput * dy, output)
         if needs.target:
             dtarget = _as(-dy * log_p, target)
         return dtarget, doutput
 
     return (-(t * log_p).sum(axis=axis)).astype(dtype, copy=False), backward
+
+
+def _of_logits(t, x, axis, target, output, dtype):
+    """The categorical cross entropy of logits x, with its derivative by the `target` and `output` of t and x."""
+    xp = devices.array_module(x)
+    t_last, x_last = xp.moveaxis(t, axis, -1), xp.moveaxis(x, axis, -1)
+    t_rows, x_rows = (v.reshape(-1, x_last.shape[-1]) for v in (t_last, x_last))
+    y, e, total, share = kernels.crossentropy_of_logits(x_rows, t_rows)
+
+    def backward(dy, needs):
+        doutput = dtarget = None
+        if needs.output:
+            doutput = kernels.crossentropy_of_logits_backward(e, total, share, t_rows, _as(dy.reshape(-1), x))
+            doutput = _as(xp.moveaxis(doutput.reshape(x_last.shape), -1, axis), output)
+        if needs.target:
+            log_p = x_rows - x_rows.max(axis=1, keepdims=True) - xp.log(total)[:, None]
+            dtarget = xp.moveaxis((-dy.reshape(-1)[:, None] * log_p).reshape(x_last.shape), -1, axis)
+            dtarget = _as(dtarget, target)
+        return dtarget, doutput
+
+    return y.reshape(x_last.shape[:-1]).astype(dtype, copy=False), backward
 
 
 @op
@@ -100,6 +114,32 @@ def sparse_categorical_crossentropy(target, output, /, from_logits=False, axis=-
         >>> round(sparse_categorical_crossentropy([1], [[0.5, 0.5]]).item(), 4)
         0.6931
     """
+    shape, y, rows_backward, dtype = _sparse_rows(target, output, from_logits, axis)
+
+    def backward(dy, needs):
+        return None, rows_backward(dy.reshape(-1)) if needs.output else None
+
+    return y.reshape(shape).astype(dtype, copy=False), backward
+
+
+def mean_sparse_categorical_crossentropy(target, output, from_logits=False, axis=-1):
+    """The mean of `sparse_categorical_crossentropy` over everything, of raw arrays, and its derivative."""
+    _, y, rows_backward, dtype = _sparse_rows(target, output, from_logits, axis)
+    factor = 1 / max(y.size, 1)
+
+    def backward(dy, needs):
+        return None, rows_backward(dy * factor) if needs[1] else None
+
+    return devices.array_module(y).asarray(y.sum() * factor, dtype), backward
+
+
+def _sparse_rows(target, output, from_logits, axis):
+    """The cross entropy of every line of classes in a row (lines,), and the way back.
+
+    Returns:
+        The shape of the cross entropies, they themselves, a function that makes of their gradient, (lines,) or (), the
+        output's, and the dtype of the result.
+    """
     target, output = as_array(target), as_array(output)
     x, dtype = _wide(output)
     if x.ndim < 1:
@@ -116,39 +156,23 @@ def sparse_categorical_crossentropy(target, output, /, from_logits=False, axis=-
             f"below {x.shape[-1]}, but got target {target.shape} and output {output.shape}. "
             f"For one-hot targets use categorical_crossentropy."
         )
-    rows = x.reshape(-1, x.shape[-1])
-    label = target.reshape(-1).astype(np.int32)
-    is_class = label.view(np.uint32) < rows.shape[1]  # negatives become large: one comparison
-    place = xp.arange(rows.shape[0]), label * is_class
+    rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+    place, is_class = kernels.places(target.reshape(-1).astype(np.int32, copy=False), rows.shape[1])
     if from_logits:
-        p = rows - rows.max(axis=1, keepdims=True)
-        log_p = p[place]
-        xp.exp(p, out=p)
-        total = p.sum(axis=1)
-        y = xp.log(total) - log_p
+        y, e, total = kernels.sparse_crossentropy_of_logits(rows, place, is_class)
     else:
-        total = rows.sum(axis=1)
-        p = rows[place] / total
-        clipped = clip_probability(xp, p)
-        y = -xp.log(clipped)
-    y = xp.where(is_class, y, 0)
+        y, total, p, clipped = kernels.sparse_crossentropy(rows, place, is_class, dtypes.epsilon())
 
-    def backward(dy, needs):
-        if not needs.output:
-            return None, None
+    def backward(dy):
+        dy = _as(dy, x)
         if from_logits:
-            g = dy.reshape(-1) * is_class
-            doutput = p * (g / total)[:, None]
-            doutput[place] -= g
+            doutput = kernels.sparse_crossentropy_of_logits_backward(e, total, place, is_class, dy)
         else:
-            g = dy.reshape(-1) * (is_class & (p == clipped)) / total
-            doutput = xp.empty_like(rows)
-            doutput[...] = g[:, None]
-            doutput[place] -= g / clipped
+            doutput = kernels.sparse_crossentropy_backward(rows, total, p, clipped, place, is_class, dy)
         doutput = doutput.reshape(x.shape)
-        return None, _as(doutput if is_last else xp.moveaxis(doutput, -1, axis), output)
+        return _as(doutput if is_last else xp.moveaxis(doutput, -1, axis), output)
 
-    return y.reshape(target.shape).astype(dtype, copy=False), backward
+    return target.shape, y, backward, dtype
 
 
 @op

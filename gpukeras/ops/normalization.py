@@ -194,17 +194,18 @@ def _layer_normalization(x, gamma: Any = None, beta: Any = None, /, axis=-1, eps
     xp = devices.array_module(x)
     rows, restore = _rows_view(x, axis, "layer_normalization" if is_centred else "rms_normalization")
     weight, bias = _flat(gamma, rows, "gamma"), _flat(beta, rows, "beta")
-    y = xp.empty_like(rows)
-    mean, root = kernels.layer_norm(rows, weight, bias, y, epsilon, is_centred)
+    z = xp.empty(rows.shape, rows.dtype)
+    y = z if weight is bias is None else xp.empty(rows.shape, rows.dtype)
+    root = kernels.layer_norm(rows, weight, bias, z, y, epsilon, is_centred)
 
     def backward(dy, needs):
         drows, _ = _rows_view(dy, axis, "layer_normalization")
-        dx = xp.empty_like(rows)
-        dgamma = kernels.layer_norm_backward(rows, mean, root, weight, drows, dx, needs.gamma)
+        dx = xp.empty(rows.shape, rows.dtype) if needs.x else None
+        dgamma, dbeta = kernels.layer_norm_backward(z, root, weight, drows, dx, needs.gamma, needs.beta, is_centred)
         return (
             restore(dx).astype(x.dtype, copy=False) if needs.x else None,
             dgamma.reshape(gamma.shape).astype(gamma.dtype, copy=False) if needs.gamma else None,
-            drows.sum(axis=0).reshape(beta.shape).astype(beta.dtype, copy=False) if needs.beta else None,
+            dbeta.reshape(beta.shape).astype(beta.dtype, copy=False) if needs.beta else None,
         )
 
     return restore(y).astype(x.dtype, copy=False), backward

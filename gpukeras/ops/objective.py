@@ -5,10 +5,13 @@ Losses and metrics share them; cross entropies stand in `gpukeras.ops.crossentro
 where the ranks differ by one.
 """
 
+from typing import Any
+
 import numpy as np
 
 from gpukeras.autograd.op import op
 from gpukeras.backend import devices, dtypes
+from gpukeras.kernels import loss as kernels
 from gpukeras.ops.elementwise import unbroadcast
 from gpukeras.ops.loss import as_array, same_rank
 from gpukeras.registry import register
@@ -397,13 +400,35 @@ def categorical_hinge(y_true, y_pred, /):
     return y, backward
 
 
+_mean_forms: dict[Any, Any] = {}  # loss function -> its mean of raw arrays, or None where it cannot give it at once
+
+
+def mean_form(function):
+    """Use the decorated function for the mean of `function`: it takes the same, raw arrays, and gives ``y, backward``.
+
+    For the losses of small models, whose steps are made of NumPy's calls. It may return None for arguments that it
+    cannot treat; where `function` is no op it may not.
+    """
+
+    def register_form(form):
+        _mean_forms[function] = form
+        return form
+
+    return register_form
+
+
+def has_mean(function, settings):
+    """Whether `mean_of` takes this loss function with these settings."""
+    return hasattr(function, "function") or (function in _mean_forms and settings.get("ignore_class") is None)
+
+
 @op
 def mean_of(y_true, y_pred, /, function, settings):
     """Mean of all values of one of these loss functions: `reduce_loss` and the function in one op.
 
     Args:
         y_true, y_pred: What the function takes.
-        function: The loss function, an op of ``(y_true, y_pred)``.
+        function: The loss function, an op of ``(y_true, y_pred)`` or one with a `mean_form`.
         settings: Dictionary of its other arguments.
 
     Shapes:
@@ -413,6 +438,10 @@ def mean_of(y_true, y_pred, /, function, settings):
         >>> mean_of(np.zeros((3, 1)), np.ones((3, 1)), mean_squared_error, {}).numpy()
         array(1.)
     """
+    form = _mean_forms.get(function)
+    made = None if form is None else form(y_true, y_pred, **settings)
+    if made is not None:
+        return made
     values, backward = function.function(y_true, y_pred, **settings)
     xp = devices.array_module(values)
     factor = 1 / values.size if values.size else 0
@@ -424,6 +453,30 @@ def mean_of(y_true, y_pred, /, function, settings):
         return backward(d, needs)
 
     return xp.asarray(y, values.dtype), mean_backward
+
+
+def is_alike(y_true, y_pred):
+    """Whether both are arrays of one shape and one dtype, float32 or float64."""
+    return (
+        y_true.shape == y_pred.shape
+        and y_true.dtype == y_pred.dtype
+        and y_pred.dtype in (np.float32, np.float64)
+        and y_pred.size > 0
+    )
+
+
+@mean_form(mean_squared_error)
+def _mean_of_squared_errors(y_true, y_pred):
+    if not y_pred.ndim or not is_alike(y_true, y_pred):
+        return None
+    total, error = kernels.squared_error(y_pred, y_true)
+    size = y_pred.size
+
+    def backward(dy, needs):
+        d = error * (dy * (2 / size))
+        return -d if needs[0] else None, d if needs[1] else None
+
+    return devices.array_module(error).asarray(total * (1 / size), error.dtype), backward
 
 
 def _pair(name, y_true, y_pred, squeeze=True):

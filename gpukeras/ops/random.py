@@ -10,6 +10,7 @@ import numpy as np
 
 from gpukeras.autograd.op import op
 from gpukeras.backend import devices, dtypes, random
+from gpukeras.kernels import dropout as kernels
 
 __all__ = ["alpha_dropout", "dropout", "shuffle"]
 
@@ -39,9 +40,9 @@ def dropout(x, state, /, rate, noise_shape=None):
     scale = x.dtype.type(0.0 if rate == 1 else 1.0 / (1.0 - rate))
 
     def backward(dy, needs):
-        return _masked(dy * scale, mask) if needs.x else None, None
+        return kernels.masked(dy, mask, scale) if needs.x else None, None
 
-    return _masked(x * scale, mask), backward
+    return kernels.masked(x, mask, scale), backward
 
 
 # Where SELU saturates: -alpha * scale (Klambauer et al., "Self-Normalizing Neural Networks", 2017).
@@ -78,9 +79,9 @@ def alpha_dropout(x, state, /, rate, noise_shape=None):
     shift = x.dtype.type(a * _SELU_MINIMUM * (1 - rate))
 
     def backward(dy, needs):
-        return _masked(dy * scale, mask) if needs.x else None, None
+        return kernels.masked(dy, mask, scale) if needs.x else None, None
 
-    return _masked((x - minimum) * scale, mask) + shift, backward
+    return kernels.masked(x - minimum, mask, scale) + shift, backward
 
 
 @op
@@ -122,20 +123,6 @@ def _mask(x, state, rate, noise_shape, name):
     xp = devices.array_module(x)
     keep = random.bernoulli(state[:1], state[1:2], math.prod(shape), 1.0 - rate, xp)
     return -keep.view(np.int8).reshape(shape)
-
-
-_INTEGERS = {2: np.int16, 4: np.int32, 8: np.int64}
-
-
-def _masked(y, mask):
-    """`y`, which is written into, with its bits cleared where the mask is 0.
-
-    NaN becomes 0 there too, which no product does, and NumPy is ten times faster than in `where`.
-    """
-    integer = _INTEGERS[y.dtype.itemsize]
-    bits = y.view(integer)
-    bits &= mask.astype(integer)
-    return bits.view(y.dtype)
 
 
 def _noise_shape(shape, noise_shape, name):

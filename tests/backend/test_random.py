@@ -6,7 +6,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from gpukeras.backend import devices, random
+from gpukeras.backend import devices, random, threads
 from tests import strict_device
 from tests.strict_device import forbid_host_reads, strict
 
@@ -57,6 +57,21 @@ def test_random_bits_are_philox_of_position_draw_and_stream(device):
         expected = random.philox((i, 0, 77, 3), (2**32 - 1, random._SECOND_KEY))
         assert tuple(bits[4 * i : 4 * i + 4].tolist()) == expected
     assert bits[-1] == random.philox((2 * random._BLOCK + 5, 0, 77, 3), (2**32 - 1, random._SECOND_KEY))[2]
+
+
+@pytest.mark.parametrize("count", [4 * random._THREADED, 4 * (random._THREADED + random._THREAD_BLOCK) + 7])
+def test_words_made_on_threads_are_philox_and_do_not_depend_on_them(count, monkeypatch):
+    found = []
+    for number in (1, 2, 3):
+        with threads.use_count(number):
+            found.append(random.random_bits(9, np.uint32([5]), count, np))
+    for i in (0, random._THREAD_BLOCK - 1, random._THREAD_BLOCK, count // 4 - 1):
+        expected = random.philox((i, 0, 5, 0), (9, random._SECOND_KEY))
+        assert tuple(found[0][4 * i : 4 * i + 4].tolist()) == expected
+    monkeypatch.setattr(random, "_THREADED", 1 << 40)
+    found.append(random.random_bits(9, 5, count, np))
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0], other)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5])

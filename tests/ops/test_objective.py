@@ -106,7 +106,7 @@ def test_mean_of_equals_the_function_and_its_reduction(name, dtype, rng, device)
     mean = objective.mean_of(t, p, function, {})
     assert mean.dtype == dtype
     assert mean.shape == ()
-    np.testing.assert_array_equal(values(mean), values(reduce_loss(function(t, p))))
+    assert_close(mean, reduce_loss(function(t, p)))  # sums may be taken in another order
 
 
 @pytest.mark.parametrize("name", FORMULAS)

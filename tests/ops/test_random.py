@@ -1,6 +1,7 @@
 """Dropout, alpha dropout, shuffling: masks, values, derivatives under a fixed state, errors."""
 
 import math
+from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -8,13 +9,14 @@ import pytest
 from gpukeras.autograd.symbolic import KerasTensor
 from gpukeras.autograd.tape import Tape
 from gpukeras.autograd.tensor import Tensor
-from gpukeras.backend import devices
+from gpukeras.backend import devices, random, threads
 from gpukeras.ops import random as ops
 from gpukeras.testing import check_gradients
 from tests.helpers import assert_close
 from tests.strict_device import forbid_host_reads
 
 STATE = np.uint32([7, 3])
+NEEDS = namedtuple("Needs", ["x", "state"])(True, False)
 MINIMUM = -1.7580993408473766  # of SELU
 
 
@@ -36,6 +38,20 @@ def test_dropout_has_the_same_mask_on_every_device():
         expected = ops.dropout(x, STATE, rate=0.5).numpy()
     with devices.use_device("strict"):
         assert (ops.dropout(on_device(x), on_device(STATE), rate=0.5).numpy() == expected).all()
+
+
+def test_many_elements_are_dropped_by_the_same_mask_on_any_number_of_threads():
+    x = np.random.default_rng(0).normal(size=(1025, 1031)).astype("float32")
+    found = []
+    for number in (1, 2):
+        with threads.use_count(number):
+            y, backward = ops.dropout.function(x, STATE, rate=0.25)
+            found.append((y, backward(x, NEEDS)[0]))
+    keep = random.random_bits(*STATE.tolist(), -(-x.size // 2), np).view(np.uint16)[: x.size] >= 2**14
+    expected = np.where(keep.reshape(x.shape), x * np.float32(1 / 0.75), 0)
+    for y, dx in found:
+        np.testing.assert_array_equal(y, expected)
+        np.testing.assert_array_equal(dx, expected)
 
 
 def test_states_give_different_masks():

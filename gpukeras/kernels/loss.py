@@ -1,0 +1,410 @@
+"""Cross entropies and squared errors, forward and backward, row by row or summed up over everything.
+
+Rows of logits go in blocks: maximum, exponentials and sum of a row are taken while its block is in the cache, and the
+exponentials are kept, from which the derivative takes one pass.
+"""
+
+import functools
+
+import numpy as np
+
+from gpukeras.backend import devices, memory
+from gpukeras.kernels import blocks
+from gpukeras.kernels.kernel import kernel
+
+__all__ = [
+    "binary_crossentropy",
+    "binary_crossentropy_backward",
+    "crossentropy_of_logits",
+    "crossentropy_of_logits_backward",
+    "places",
+    "sparse_crossentropy",
+    "sparse_crossentropy_backward",
+    "sparse_crossentropy_of_logits",
+    "sparse_crossentropy_of_logits_backward",
+    "squared_error",
+]
+
+
+# --- Integer classes ---------------------------------------------------------------------------------------------
+
+
+def places(label, classes):
+    """Where every label (rows,) int32 stands in a flat array (rows, classes), 0 for what is no class.
+
+    Returns:
+        The places (rows,), and which labels are classes; None where all are, which only NumPy arrays are asked.
+    """
+    xp = devices.array_module(label)
+    positive = label.view(np.uint32)  # negatives become large: one comparison
+    if xp is np and label.size and np.maximum.reduce(positive) < classes:
+        return _starts(len(label), classes) + label, None
+    is_class = positive < classes
+    return xp.arange(len(label)) * classes + label * is_class, is_class
+
+
+@functools.lru_cache(maxsize=16)
+def _starts(rows, classes):
+    return _read_only(np.arange(0, rows * classes, classes))
+
+
+@functools.lru_cache(maxsize=16)
+def _ones(size, dtype):
+    return _read_only(np.ones(size, dtype))
+
+
+def _read_only(x):
+    x.flags.writeable = False
+    return x
+
+
+@kernel
+def sparse_crossentropy_of_logits(x, place, is_class):
+    """y ← log Σ exp x - x[label] for every row of x (rows, classes); 0 where the label is no class.
+
+    Args:
+        place, is_class: What `places` gives for the labels.
+
+    Returns:
+        y (rows,), e = exp(x - max x) (rows, classes) and its sum over a row (rows,).
+    """
+    xp = devices.array_module(x)
+    e = x - x.max(axis=1, keepdims=True)
+    chosen = e.reshape(-1)[place]
+    xp.exp(e, out=e)
+    total = e.sum(axis=1)
+    y = xp.log(total) - chosen
+    return y if is_class is None else xp.where(is_class, y, 0), e, total
+
+
+@sparse_crossentropy_of_logits.cpu
+def sparse_crossentropy_of_logits(x, place, is_class):
+    if not _is_for_blas(x):
+        return sparse_crossentropy_of_logits.reference(x, place, is_class)
+    rows, classes = x.shape
+    y, total = np.empty(rows, x.dtype), np.empty(rows, x.dtype)
+    e, ones = np.empty(x.shape, x.dtype), _ones(classes, x.dtype)
+    flat = e.reshape(-1)
+
+    def block(part):
+        x_part, e_part, y_part = x[part], e[part], y[part]
+        np.subtract(x_part, np.maximum.reduce(x_part, 1, keepdims=True), out=e_part)
+        chosen = flat.take(place[part])
+        np.exp(e_part, out=e_part)
+        np.log(np.dot(e_part, ones, out=total[part]), out=y_part)
+        y_part -= chosen
+
+    blocks.for_rows(block, rows, classes, uses_blas=True)
+    return y if is_class is None else np.where(is_class, y, np.zeros_like(y)), e, total
+
+
+@sparse_crossentropy_of_logits.samples
+def sparse_crossentropy_of_logits(random, dtype):
+    for shape in _SHAPES:
+        yield 3.0 * random(shape, dtype), *_labels(random, shape)
+        yield 3.0 * random(shape, dtype).T.copy().T, *_labels(random, shape, 2)
+
+
+@kernel
+def sparse_crossentropy_of_logits_backward(e, total, place, is_class, dy):
+    """dx ← dy · (e / total - 1[label]), 0 for the rows whose label is no class; dy (rows,) or ()."""
+    if is_class is not None:
+        dy = dy * is_class
+    dx = e * (dy / total)[:, None]
+    dx.reshape(-1)[place] -= dy
+    return dx
+
+
+@sparse_crossentropy_of_logits_backward.cpu
+def sparse_crossentropy_of_logits_backward(e, total, place, is_class, dy):
+    if not _is_for_blas(e):
+        return sparse_crossentropy_of_logits_backward.reference(e, total, place, is_class, dy)
+    if is_class is not None:
+        dy = dy * is_class
+    dx = np.empty(e.shape, e.dtype)
+    flat = dx.reshape(-1)
+    share = (dy / total)[:, None]
+
+    def block(part):
+        np.multiply(e[part], share[part], out=dx[part])
+        flat[place[part]] -= dy if dy.ndim == 0 else dy[part]
+
+    blocks.for_rows(block, *e.shape, uses_blas=True)
+    return dx
+
+
+@sparse_crossentropy_of_logits_backward.samples
+def sparse_crossentropy_of_logits_backward(random, dtype):
+    for shape in _SHAPES:
+        e = abs(random(shape, dtype))
+        for beyond in (0, 2):
+            yield e, e.sum(axis=1), *_labels(random, shape, beyond), random(shape[:1], dtype)
+        yield e, e.sum(axis=1), *_labels(random, shape), random((1,), dtype).reshape(())
+
+
+@kernel
+def sparse_crossentropy(x, place, is_class, epsilon):
+    """y ← -log q[label], q = x / Σ x clipped to [ε, 1 - ε], for every row; 0 where the label is no class.
+
+    Args:
+        place, is_class: What `places` gives for the labels.
+
+    Returns:
+        y, Σ x, and x / Σ x at the label before and after it was clipped, all (rows,).
+    """
+    xp = devices.array_module(x)
+    total = x.sum(axis=1)
+    p = x.reshape(-1)[place] / total
+    clipped = xp.minimum(xp.maximum(p, epsilon), 1 - epsilon)
+    y = -xp.log(clipped)
+    return y if is_class is None else xp.where(is_class, y, 0), total, p, clipped
+
+
+@sparse_crossentropy.cpu
+def sparse_crossentropy(x, place, is_class, epsilon):
+    if not (_is_for_blas(x) and is_class is None and x.flags.c_contiguous):
+        return sparse_crossentropy.reference(x, place, is_class, epsilon)
+    total = np.dot(x, _ones(x.shape[1], x.dtype))
+    p = x.take(place)
+    p /= total
+    clipped = np.maximum(p, epsilon)
+    np.minimum(clipped, 1 - epsilon, out=clipped)
+    y = np.log(clipped)
+    return np.negative(y, out=y), total, p, clipped
+
+
+@sparse_crossentropy.samples
+def sparse_crossentropy(random, dtype):
+    for shape in _SHAPES:
+        x = abs(random(shape, dtype))
+        x[:1] = 0.0
+        x[:1, :1] = 1.0  # probabilities of 0 and 1 are clipped
+        yield x, *_labels(random, shape), 1e-7
+        yield x + 0.1, *_labels(random, shape, 2), 1e-7
+        yield (x + 0.1).T.copy().T, *_labels(random, shape), 1e-7
+
+
+@kernel
+def sparse_crossentropy_backward(x, total, p, clipped, place, is_class, dy):
+    """dx ← dy (1 - 1[label] / p) / total; 0 where p was clipped or the label is no class; dy (rows,) or ()."""
+    xp = devices.array_module(x)
+    share = dy / total * (p == clipped)
+    if is_class is not None:
+        share *= is_class
+    dx = xp.empty(x.shape, x.dtype)
+    dx[...] = share[:, None]
+    dx.reshape(-1)[place] -= share / clipped
+    return dx
+
+
+@sparse_crossentropy_backward.cpu
+def sparse_crossentropy_backward(x, total, p, clipped, place, is_class, dy):
+    share = dy / total
+    share *= np.equal(p, clipped)
+    if is_class is not None:
+        share *= is_class
+    dx = np.empty(x.shape, x.dtype)
+    dx[...] = share[:, None]
+    dx.reshape(-1)[place] = share - share / clipped
+    return dx
+
+
+@sparse_crossentropy_backward.samples
+def sparse_crossentropy_backward(random, dtype):
+    for shape in _SHAPES:
+        total, p = 1.0 + abs(random(shape[:1], dtype)), 0.1 + abs(random(shape[:1], dtype))
+        clipped = p.copy()
+        clipped[::3] = 0.5
+        for beyond in (0, 2):
+            place, is_class = _labels(random, shape, beyond)
+            yield random(shape, dtype), total, p, clipped, place, is_class, random(shape[:1], dtype)
+        place, is_class = _labels(random, shape)
+        yield random(shape, dtype), total, p, clipped, place, is_class, random((1,), dtype).reshape(())
+
+
+# --- Distributions over classes, logits --------------------------------------------------------------------------
+
+
+@kernel
+def crossentropy_of_logits(x, target):
+    """y ← Σ target · (log Σ exp x - x) for every row of x and target (rows, classes).
+
+    Returns:
+        y (rows,), e = exp(x - max x) (rows, classes), its sum and that of the target over a row (rows,).
+    """
+    xp = devices.array_module(x)
+    e = x - x.max(axis=1, keepdims=True)
+    share = target.sum(axis=1)
+    y = (target * e).sum(axis=1)
+    xp.exp(e, out=e)
+    total = e.sum(axis=1)
+    return xp.log(total) * share - y, e, total, share
+
+
+@crossentropy_of_logits.cpu
+def crossentropy_of_logits(x, target):
+    if not _is_for_blas(x):
+        return crossentropy_of_logits.reference(x, target)
+    rows, classes = x.shape
+    y, total, share = (np.empty(rows, x.dtype) for _ in range(3))
+    e, ones = np.empty(x.shape, x.dtype), _ones(classes, x.dtype)
+
+    def block(part):
+        x_part, t_part, e_part, y_part = x[part], target[part], e[part], y[part]
+        np.subtract(x_part, np.maximum.reduce(x_part, 1, keepdims=True), out=e_part)
+        chosen = np.vecdot(t_part, e_part)
+        np.exp(e_part, out=e_part)
+        np.log(np.dot(e_part, ones, out=total[part]), out=y_part)
+        y_part *= np.dot(t_part, ones, out=share[part])
+        y_part -= chosen
+
+    blocks.for_rows(block, rows, classes, uses_blas=True)
+    return y, e, total, share
+
+
+@crossentropy_of_logits.samples
+def crossentropy_of_logits(random, dtype):
+    for shape in _SHAPES:
+        target = abs(random(shape, dtype)) * (1.0 / shape[1])
+        yield 3.0 * random(shape, dtype), target
+        yield 3.0 * random(shape, dtype).T.copy().T, target.T.copy().T
+
+
+@kernel
+def crossentropy_of_logits_backward(e, total, share, target, dy):
+    """dx ← dy · (e · share / total - target), dy (rows,) or ()."""
+    dx = e * (share * dy / total)[:, None]
+    dx -= target * (dy if dy.ndim == 0 else dy[:, None])
+    return dx.astype(e.dtype, copy=False)
+
+
+@crossentropy_of_logits_backward.cpu
+def crossentropy_of_logits_backward(e, total, share, target, dy):
+    if not _is_for_blas(e) or dy.dtype != e.dtype:
+        return crossentropy_of_logits_backward.reference(e, total, share, target, dy)
+    dx = np.empty(e.shape, e.dtype)
+    factor = (share * dy / total)[:, None]
+
+    def block(part):
+        np.multiply(e[part], factor[part], out=dx[part])
+        with memory.scratch(dx[part].shape, e.dtype) as product:
+            np.multiply(target[part], dy if dy.ndim == 0 else dy[part, None], out=product)
+            dx[part] -= product
+
+    blocks.for_rows(block, *e.shape, uses_blas=True)
+    return dx
+
+
+@crossentropy_of_logits_backward.samples
+def crossentropy_of_logits_backward(random, dtype):
+    for shape in _SHAPES:
+        e, target = abs(random(shape, dtype)), abs(random(shape, dtype))
+        for dy in (random(shape[:1], dtype), random((1,), dtype).reshape(())):
+            yield e, e.sum(axis=1), target.sum(axis=1), target, dy
+
+
+# --- Yes or no ---------------------------------------------------------------------------------------------------
+
+
+@kernel
+def binary_crossentropy(x, target, epsilon):
+    """-Σ (target · log p + (1 - target) · log(1 - p)) over everything, p = x clipped to [ε, 1 - ε].
+
+    Returns:
+        The sum, a number or an array of shape (), and p and 1 - p (2, size).
+    """
+    xp = devices.array_module(x)
+    p = xp.minimum(xp.maximum(x, epsilon), 1 - epsilon).reshape(-1)
+    target = target.reshape(-1)
+    return -(target * xp.log(p) + (1 - target) * xp.log(1 - p)).sum(), xp.stack([p, 1 - p])
+
+
+@binary_crossentropy.cpu
+def binary_crossentropy(x, target, epsilon):
+    if not _is_for_blas(x):
+        return binary_crossentropy.reference(x, target, epsilon)
+    both, weights = np.empty((2, x.size), x.dtype), np.empty((2, x.size), x.dtype)
+    p, yes = both[0], weights[0]
+    np.maximum(x.reshape(-1), epsilon, out=p)
+    np.minimum(p, 1 - epsilon, out=p)
+    np.subtract(1, p, out=both[1])
+    yes[...] = target.reshape(-1)
+    np.subtract(1, yes, out=weights[1])
+    return -np.vdot(weights, np.log(both)), both
+
+
+@binary_crossentropy.samples
+def binary_crossentropy(random, dtype):
+    for shape in (1,), (7, 1), (50, 3, 2), (0, 2):
+        x = abs(random(shape, dtype)) / 4.0
+        x.reshape(-1)[-1:] = 2.0
+        yield x, abs(random(shape, dtype)) / 4.0, 1e-7
+    yield abs(random((5, 6), dtype)).T / 4.0, abs(random((6, 5), dtype)) / 4.0, 1e-7
+
+
+@kernel
+def binary_crossentropy_backward(x, target, both, dy):
+    """dx ← dy · (p - target) / (p (1 - p)), 0 where p was clipped; `both` holds p and 1 - p, dy () is one number."""
+    xp = devices.array_module(x)
+    p, not_p = both.reshape(2, *x.shape)
+    return xp.where(p == x, (p - target) / (p * not_p), 0) * dy
+
+
+@binary_crossentropy_backward.cpu
+def binary_crossentropy_backward(x, target, both, dy):
+    p, not_p = both.reshape(2, *x.shape)
+    dx = np.subtract(p, target)
+    dx /= np.multiply(p, not_p)
+    dx *= dy
+    np.copyto(dx, 0, where=np.not_equal(p, x))
+    return dx
+
+
+@binary_crossentropy_backward.samples
+def binary_crossentropy_backward(random, dtype):
+    for shape in (1,), (7, 1), (50, 3, 2), (0, 2):
+        x = 0.1 + abs(random(shape, dtype)) / 4.0
+        p = x.reshape(-1).copy()
+        p[::3] = 0.5
+        both = random((2, p.size), dtype)
+        both[0], both[1] = p, 2.0 - p
+        yield x, random(shape, dtype), both, random((1,), dtype).reshape(())
+
+
+# --- Numbers -----------------------------------------------------------------------------------------------------
+
+
+@kernel
+def squared_error(prediction, target):
+    """Σ (prediction - target)² over everything, a number or an array of shape (); and the errors."""
+    error = prediction - target
+    return (error * error).sum(), error
+
+
+@squared_error.cpu
+def squared_error(prediction, target):
+    error = np.subtract(prediction, target)
+    return np.vdot(error, error), error
+
+
+@squared_error.samples
+def squared_error(random, dtype):
+    for shape in (1,), (7, 1), (50, 3, 2), (0, 2):
+        yield random(shape, dtype), random(shape, dtype)
+    yield random((5, 6), dtype).T, random((6, 5), dtype)
+
+
+# --- Rows --------------------------------------------------------------------------------------------------------
+
+_SHAPES = (1, 1), (7, 5), (128, 10), (0, 3), (2100, 130), (4100, 128)
+
+
+def _labels(random, shape, beyond=0):
+    """The places of random classes of rows; up to `beyond` of them are below 0 or too large."""
+    count = shape[1] + 2 * beyond
+    label = abs(random(shape[:1], "float32") * 1000.0).astype("int32") % count - beyond
+    return places(label, shape[1])
+
+
+def _is_for_blas(x):
+    return x.size > 0 and x.dtype in (np.float32, np.float64)
