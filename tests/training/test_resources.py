@@ -9,7 +9,7 @@ import pytest
 
 import gpukeras as keras
 from gpukeras import layers
-from gpukeras.backend import memory
+from gpukeras.backend import memory, threads
 
 X = np.random.default_rng(0).normal(size=(24, 8, 8, 3)).astype("float32")
 
@@ -38,6 +38,46 @@ def sequence_model():
             layers.Dense(3, activation="gelu"),
         ]
     )
+
+
+def wide_model():
+    """Enough numbers in every kind of layer that its kernels go to threads."""
+    image = keras.Input((28, 28, 8))
+    y = layers.Conv2D(32, 3, padding="same", activation="relu")(image)
+    y = layers.BatchNormalization()(y)
+    y = layers.add([y, layers.Conv2DTranspose(32, 3, padding="same")(y)])
+    y = layers.MaxPooling2D(2)(layers.ReLU()(y))
+    y = layers.Reshape((196, 32))(y)
+    y = layers.LayerNormalization()(layers.add([y, layers.MultiHeadAttention(4, 16)(y, y, use_causal_mask=True)]))
+    y = layers.Dropout(0.3)(layers.Dense(128, activation="gelu")(y))
+    y = layers.GRU(96, return_sequences=True)(y)
+    y = layers.LSTM(160)(y)
+    y = layers.Dense(1024, activation="relu")(y)
+    return keras.Model(image, layers.Dense(512)(y))
+
+
+def test_training_gives_the_same_bits_for_any_number_of_threads(monkeypatch):
+    x = np.random.default_rng(1).normal(size=(64, 28, 28, 8)).astype("float32")
+    y = np.random.default_rng(2).integers(0, 512, 64)
+    rooms, run = set(), threads.run
+
+    def seen(function, *args, **kwargs):
+        rooms.add(function.__module__.rpartition(".")[2])
+        run(function, *args, **kwargs)
+
+    monkeypatch.setattr(threads, "run", seen)
+    found = []
+    for count in (1, 2, 3):
+        keras.utils.set_random_seed(5)
+        model = wide_model()
+        model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        with threads.use_count(count):
+            history = model.fit(x, y, batch_size=32, verbose=0).history
+            found.append([history["loss"], model.predict(x, verbose=0), *model.get_weights()])
+    assert rooms >= {"columns", "normalization", "attention", "recurrent", "blocks"}, rooms
+    for others in found[1:]:
+        for a, b in zip(found[0], others, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize(("make", "shape"), [(image_model, (24, 8, 8, 3)), (sequence_model, (24, 8, 24))])
