@@ -156,7 +156,6 @@ class _Workers:
         self.threads = []
 
     def submit(self, job):
-        process.prepare_for_threads()
         if len(self.threads) < count() - 1:
             thread = threading.Thread(target=self._work, name=f"gpukeras-{len(self.threads)}", daemon=True)
             self.threads.append(thread)
