@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 
-__all__ = ["can_limit", "matmul", "one_thread", "shorten_spinning", "thread_count"]
+__all__ = ["add_scaled", "can_limit", "matmul", "one_thread", "shorten_spinning", "thread_count"]
 
 
 # Multiply-adds: OpenBLAS uses its threads from the first number on, but up to the second they are not worth waking. A
@@ -36,16 +36,35 @@ def matmul(a, b, out=None):
     return out
 
 
+_MANY = 1 << 15
+
+
+def add_scaled(x, alpha, y, beta=1.0):
+    """y ← alpha · x + beta · y for flat NumPy arrays of one type, in one pass where BLAS has a function for it.
+
+    In NumPy that is three passes: for 131072 numbers 59 us instead of 20. For few numbers NumPy's calls take less time.
+    """
+    library = _library() if y.size >= _MANY else None
+    add = None if library is None else library.add_scaled.get(y.dtype.char)
+    if add is not None:
+        add(y.size, alpha, x.ctypes.data, 1, beta, y.ctypes.data, 1)
+        return
+    if beta != 1:
+        y *= beta
+    y += alpha * x
+
+
 # --- NumPy's BLAS ---------------------------------------------------------------------------------------------
 
 
 class _Library:
-    """The BLAS that NumPy uses: its number of threads, and the file it was loaded from."""
+    """The BLAS that NumPy uses: its number of threads, the file it was loaded from, and axpby by NumPy's type."""
 
-    def __init__(self, get_count, set_count, file):
+    def __init__(self, get_count, set_count, file, add_scaled):
         self.get_count = get_count
         self.set_count = set_count
         self.file = file
+        self.add_scaled = add_scaled
 
 
 @functools.lru_cache(maxsize=1)
@@ -66,8 +85,21 @@ def _library():
             get_count = getattr(dynlib, f"{prefix}openblas_get_num_threads{suffix}", None)
             set_count = getattr(dynlib, f"{prefix}openblas_set_num_threads{suffix}", None)
             if get_count is not None and set_count is not None:
-                return _Library(get_count, set_count, library.dynlib)
-    return _Library(library.get_num_threads, library.set_num_threads, None)
+                return _Library(get_count, set_count, library.dynlib, _axpby(library.dynlib, prefix, suffix))
+    return _Library(library.get_num_threads, library.set_num_threads, None, {})
+
+
+def _axpby(dynlib, prefix, suffix):
+    """OpenBLAS's y ← alpha · x + beta · y by NumPy's type; it runs in the calling thread, without Python's lock."""
+    size = ctypes.c_int64 if "64" in suffix else ctypes.c_int32
+    found = {}
+    for char, letter, number in (("f", "s", ctypes.c_float), ("d", "d", ctypes.c_double)):
+        function = getattr(dynlib, f"{prefix}cblas_{letter}axpby{suffix}", None)
+        if function is not None:
+            function.argtypes = [size, number, ctypes.c_void_p, size, number, ctypes.c_void_p, size]
+            function.restype = None
+            found[char] = function
+    return found
 
 
 def thread_count():
