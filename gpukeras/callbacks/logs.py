@@ -259,6 +259,8 @@ def print_line(text):
 
 def _print(text):
     """Write to the standard output; characters that its encoding lacks are replaced."""
+    if sys.stdout is None:  # a program without a console has none
+        return
     try:
         sys.stdout.write(text)
     except UnicodeEncodeError:

@@ -201,3 +201,14 @@ class TestOutOfMemory:
         with pytest.raises(MemoryError):
             self.fitted()
         assert released == []
+
+
+@pytest.mark.parametrize("verbose", [1, 2])
+def test_a_program_without_a_console_trains(verbose, monkeypatch):
+    model = keras.Sequential([keras.Input((192,)), layers.Dense(1)])
+    model.compile("sgd", "mse")
+    monkeypatch.setattr(sys, "stdout", None)
+    history = model.fit(X.reshape(24, 192), np.zeros((24, 1)), epochs=2, verbose=verbose)
+    model.evaluate(X.reshape(24, 192), np.zeros((24, 1)), verbose=verbose)
+    model.summary()
+    assert len(history.history["loss"]) == 2
