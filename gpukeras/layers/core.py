@@ -98,7 +98,7 @@ class Dense(Layer):
     def call(self, inputs, training=None):
         """activation(inputs · kernel + bias)."""
         if self.activation is activations.relu:
-            return ops.linear(inputs, self.kernel, self.bias, True)
+            return ops.linear(inputs, self.kernel, self.bias, is_rectified=True)
         y = ops.linear(inputs, self.kernel, self.bias)
         return y if self.activation is activations.linear else self.activation(y)
 
