@@ -8,13 +8,13 @@ import threading
 
 import numpy as np
 
-__all__ = ["add_scaled", "can_limit", "matmul", "one_thread", "shorten_spinning", "thread_count"]
+__all__ = ["SMALL", "add_scaled", "can_limit", "matmul", "one_thread", "shorten_spinning", "thread_count"]
 
 
 # Multiply-adds: OpenBLAS uses its threads from the first number on, but up to the second they are not worth waking. A
 # product 256 x 64 x 64 takes 24 us with two threads and 30 with one while both are awake. Eight such products with the
 # rest of a training step between them take 0.8 of the time with one, whatever the other core is doing.
-_SMALL = range(1 << 18, 1 << 22)
+SMALL = range(1 << 18, 1 << 22)
 
 
 def matmul(a, b, out=None):
@@ -25,7 +25,7 @@ def matmul(a, b, out=None):
         product = np.matmul(a.astype(np.float32), b.astype(np.float32)).astype(a.dtype)
     elif a.ndim != 2 or b.ndim != 2:
         return np.matmul(a, b, out=out)
-    elif a.size * b.shape[1] in _SMALL:
+    elif a.size * b.shape[1] in SMALL:
         with _limit:
             return np.dot(a, b, out)
     else:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bench import machine, memory, sweep
+from bench import bare, machine, memory, sweep
 
 
 def test_memory(tmp_path, capsys):
@@ -81,3 +81,19 @@ def test_what_other_processes_take_is_noticed(monkeypatch):
     assert others.share() == 0.2 and "20%" in others.warning()
     monkeypatch.setattr(machine, "_busy_seconds", lambda: None)
     assert others.share() is None and others.warning() is None
+
+
+@pytest.mark.parametrize("name", bare.NAMES)
+def test_the_bare_step_is_the_librarys(name):
+    """The same losses from the same weights: what is timed is the same computation."""
+    mine, theirs = bare.losses(name, epochs=3, tiny=True)
+    assert mine[2] < mine[0]
+    assert theirs == pytest.approx(mine, rel=1e-5)
+
+
+def test_bare(tmp_path, capsys):
+    file = tmp_path / "report.json"
+    bare.main(["linear", "--rounds", "2", "--seconds", "0.01", "--json", str(file)])
+    report = json.loads(file.read_text(encoding="utf-8"))
+    assert report["rows"]["linear"]["library"] > 0 < report["rows"]["linear"]["bare"]
+    assert capsys.readouterr().out.startswith("linear")
