@@ -1,6 +1,6 @@
 """A training step in bare NumPy calls beside the library's: what is left for a small model when nothing is generic.
 
-    python -m bench.bare [WORKLOAD ...] [--rounds N] [--seconds S] [--json FILE]
+    python -m bench.bare [WORKLOAD ...] [--rounds N] [--seconds S] [--tiny] [--json FILE]
 
 The fully connected workloads, linear, mlp and tabular, are written out by hand for their layers, their loss and their
 optimizer: gather of the batch, forward, loss and accuracy, backward, update, into arrays that exist, with no tape, no
@@ -143,9 +143,9 @@ def losses(name, epochs=2, tiny=False):
     return fitted.history["loss"], [bare.epoch(x, y, order) for _ in range(epochs)]
 
 
-def measure(name, rounds, seconds):
+def measure(name, rounds, seconds, tiny=False):
     """Medians of both, in seconds a step, and the ratio's."""
-    workload = workloads.WORKLOADS[name](keras)
+    workload = workloads.WORKLOADS[name](keras, tiny=tiny)
     model, batch_size = workload.compile(), workload.batch_size
     x, y = workload.x, workload.y
     bare = Bare(name, model.get_weights(), batch_size)
@@ -189,6 +189,7 @@ def main(arguments=None):
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"some of {', '.join(NAMES)}; default: all")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a turn, at least an epoch")
+    parser.add_argument("--tiny", action="store_true", help="tiny models, to see that it works")
     parser.add_argument("--json", metavar="FILE", help="where the figures are written")
     options = parser.parse_args(arguments)
     unknown = set(options.workloads) - set(NAMES)
@@ -198,10 +199,10 @@ def main(arguments=None):
     others = machine.Others()
     rows = {}
     for name in options.workloads or NAMES:
-        for mine, bare in zip(*losses(name), strict=True):
+        for mine, bare in zip(*losses(name, tiny=options.tiny), strict=True):
             if abs(mine - bare) > 1e-4 * abs(bare):
                 print(f"{name}: the losses differ, {mine} and {bare}")
-        rows[name] = found = measure(name, options.rounds, options.seconds)
+        rows[name] = found = measure(name, options.rounds, options.seconds, options.tiny)
         print(
             f"{name:10} {1000 * found['library']:8.3f} ms, bare NumPy {1000 * found['bare']:8.3f} ms, "
             f"times {found['times']:.2f}"
@@ -209,6 +210,7 @@ def main(arguments=None):
     report = {"bench": "bare", "rows": rows, **machine.description(), "others_share": others.share()}
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return report
 
 
 if __name__ == "__main__":

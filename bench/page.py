@@ -12,7 +12,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from bench import machine
+from bench import aims, machine
 from bench.compare import ENGINES, MEASURES, number, ratio
 from bench.workloads import WORKLOADS
 
@@ -77,6 +77,21 @@ is; `keras.utils.clear_session()` gives free memory back.
 """
 
 
+REASONS = """\
+Why an aim is missed:
+
+- **Small models** (linear, tabular): a step is some forty NumPy calls, and Python between them. What the calls alone
+  take is measured under "Bare NumPy" below. The rest is general: ops that know their derivatives, a tape, layers that
+  may be anybody's, metrics, callbacks, a step that can be undone.
+- **mlp**: a step is its matrix products and Adam's passes over 670,000 parameters; nothing generic is left to take away
+  (see "Bare NumPy"). Compiled engines make Adam's twelve passes in one.
+- **Convolutions**: im2col and one product for each block of images, which copies every input nine times for a 3 x 3
+  kernel before it multiplies. Others convolve without copies, in machine code made for the shape.
+- **Passes between products** (normalization, activations, attention's softmax): NumPy makes one pass for each
+  operation, where a compiled engine makes one for all. Two threads that call NumPy wait for Python's lock at each call.
+"""
+
+
 def newest(folder=RESULTS):
     """The newest report of each kind, by name."""
     found = {}
@@ -89,7 +104,7 @@ def newest(folder=RESULTS):
 
 def page(reports):
     """The text of the page."""
-    parts = [INTRODUCTION]
+    parts = [INTRODUCTION, _aims(reports)]
     for kind, write in WRITERS.items():
         if kind in reports:
             parts.append(write(reports[kind]))
@@ -116,6 +131,40 @@ def _setting(report):
     return _paragraph(
         f"Measured on {report['date']}: {report['cpu']}, {report['cores']} cores, {report['system']}, {versions}"
         f"{settings}{others}."
+    )
+
+
+def _aims(reports):
+    """The aims and what is reached of them."""
+    found = aims.rows(reports)
+    table = [[what, aim, measured, "yes" if is_reached else "**no**"] for what, aim, measured, is_reached in found]
+    reached = sum(is_reached for *_, is_reached in found)
+    return "\n".join(
+        [
+            "## What is aimed at, and reached\n",
+            _paragraph(f"{reached} of {len(found)} aims on two cores are reached in the reports below."),
+            _table(["", "aim", "measured", "reached"], table),
+            REASONS,
+        ]
+    )
+
+
+def _bare(report):
+    rows = []
+    for name, found in report["rows"].items():
+        low, high = found["quartiles"]
+        times = f"{found['times']:.2f} <small>{low:.2f}-{high:.2f}</small>"
+        rows.append([name, number(1e3 * found["library"]), number(1e3 * found["bare"]), times])
+    return "\n".join(
+        [
+            "## Bare NumPy\n",
+            _paragraph(
+                "A training step beside the same step written out in NumPy calls for this one model, with no tape, no "
+                "checks and no callbacks, in the same process by turns. `python -m bench.bare` measures it."
+            ),
+            _setting(report),
+            _table(["", "gpukeras, ms", "bare NumPy, ms", "times"], rows),
+        ]
     )
 
 
@@ -272,6 +321,7 @@ def _import(report):
 
 WRITERS = {
     "compare": _comparison,
+    "bare": _bare,
     "profile": _profile,
     "memory": _memory,
     "sweep": _sweep,

@@ -93,7 +93,7 @@ def test_the_bare_step_is_the_librarys(name):
 
 def test_bare(tmp_path, capsys):
     file = tmp_path / "report.json"
-    bare.main(["linear", "--rounds", "2", "--seconds", "0.01", "--json", str(file)])
+    bare.main(["linear", "--rounds", "2", "--seconds", "0.01", "--tiny", "--json", str(file)])
     report = json.loads(file.read_text(encoding="utf-8"))
     assert report["rows"]["linear"]["library"] > 0 < report["rows"]["linear"]["bare"]
     assert capsys.readouterr().out.startswith("linear")

@@ -2,7 +2,7 @@
 
 import json
 
-from bench import machine, memory, page, profile, sweep
+from bench import bare, machine, memory, page, profile, sweep
 
 REPORT = {
     "bench": "compare",
@@ -60,15 +60,24 @@ def test_every_kind_of_report_has_its_part(tmp_path, capsys):
         "profile": (profile.main, ["mlp", "--rounds", "1", "--seconds", "0.001"]),
         "memory": (memory.main, ["mlp", "--calls", "20", "--fits", "10"]),
         "sweep": (sweep.main, ["samples: mlp", "--rounds", "1"]),
+        "bare": (bare.main, ["mlp", "--rounds", "2", "--seconds", "0.01"]),
     }
     reports = {name: main([*options, "--tiny"]) for name, (main, options) in commands.items()}
     reports["import_time"] = machine.description() | {
-        name: {"median_ms": 12.3, "quartiles_ms": [11.6, 13.4]} for name in ("numpy", "gpukeras", "first_use")
+        name: {"median_ms": 12.3, "quartiles_ms": [11.6, 13.4]}
+        for name in ("numpy", "gpukeras", "first_use", "import_above_numpy")
     }
     text = page.page(reports)
-    for title in ("Where a step's time goes", "Page faults and growth", "Growth with size", "Import"):
+    for title in (
+        "What is aimed at, and reached",
+        "Bare NumPy",
+        "Where a step's time goes",
+        "Page faults and growth",
+        "Growth with size",
+        "Import",
+    ):
         assert f"\n## {title}\n" in text
-    assert text.count("| mlp |") == 2 and "| samples: mlp |" in text
+    assert text.count("| mlp |") == 3 and "| samples: mlp |" in text
     assert "| `import numpy` | 12 <small>12-13</small> |" in text
     assert f"{machine.cpu_name()}, {machine.cores()} cores" in text
     assert all(len(line) <= 120 for line in text.splitlines() if not line.startswith("|"))
