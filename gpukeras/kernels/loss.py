@@ -11,6 +11,7 @@ import numpy as np
 from gpukeras.backend import devices, memory
 from gpukeras.kernels import blocks
 from gpukeras.kernels.kernel import kernel
+from gpukeras.kernels.linear import ones
 
 __all__ = [
     "binary_crossentropy",
@@ -45,17 +46,9 @@ def places(label, classes):
 
 @functools.lru_cache(maxsize=16)
 def _starts(rows, classes):
-    return _read_only(np.arange(0, rows * classes, classes))
-
-
-@functools.lru_cache(maxsize=16)
-def _ones(size, dtype):
-    return _read_only(np.ones(size, dtype))
-
-
-def _read_only(x):
-    x.flags.writeable = False
-    return x
+    starts = np.arange(0, rows * classes, classes)
+    starts.flags.writeable = False
+    return starts
 
 
 @kernel
@@ -83,7 +76,7 @@ def sparse_crossentropy_of_logits(x, place, is_class):
         return sparse_crossentropy_of_logits.reference(x, place, is_class)
     rows, classes = x.shape
     y, total = np.empty(rows, x.dtype), np.empty(rows, x.dtype)
-    e, ones = np.empty(x.shape, x.dtype), _ones(classes, x.dtype)
+    e, vector = np.empty(x.shape, x.dtype), ones(classes, x.dtype)
     flat = e.reshape(-1)
 
     def block(part):
@@ -91,7 +84,7 @@ def sparse_crossentropy_of_logits(x, place, is_class):
         np.subtract(x_part, np.maximum.reduce(x_part, 1, keepdims=True), out=e_part)
         chosen = flat.take(place[part])
         np.exp(e_part, out=e_part)
-        np.log(np.dot(e_part, ones, out=total[part]), out=y_part)
+        np.log(np.dot(e_part, vector, out=total[part]), out=y_part)
         y_part -= chosen
 
     blocks.for_rows(block, rows, classes, uses_blas=True)
@@ -164,7 +157,7 @@ def sparse_crossentropy(x, place, is_class, epsilon):
 def sparse_crossentropy(x, place, is_class, epsilon):
     if not (_is_for_blas(x) and is_class is None and x.flags.c_contiguous):
         return sparse_crossentropy.reference(x, place, is_class, epsilon)
-    total = np.dot(x, _ones(x.shape[1], x.dtype))
+    total = np.dot(x, ones(x.shape[1], x.dtype))
     p = x.take(place)
     p /= total
     clipped = np.maximum(p, epsilon)
@@ -247,15 +240,15 @@ def crossentropy_of_logits(x, target):
         return crossentropy_of_logits.reference(x, target)
     rows, classes = x.shape
     y, total, share = (np.empty(rows, x.dtype) for _ in range(3))
-    e, ones = np.empty(x.shape, x.dtype), _ones(classes, x.dtype)
+    e, vector = np.empty(x.shape, x.dtype), ones(classes, x.dtype)
 
     def block(part):
         x_part, t_part, e_part, y_part = x[part], target[part], e[part], y[part]
         np.subtract(x_part, np.maximum.reduce(x_part, 1, keepdims=True), out=e_part)
         chosen = np.vecdot(t_part, e_part)
         np.exp(e_part, out=e_part)
-        np.log(np.dot(e_part, ones, out=total[part]), out=y_part)
-        y_part *= np.dot(t_part, ones, out=share[part])
+        np.log(np.dot(e_part, vector, out=total[part]), out=y_part)
+        y_part *= np.dot(t_part, vector, out=share[part])
         y_part -= chosen
 
     blocks.for_rows(block, rows, classes, uses_blas=True)

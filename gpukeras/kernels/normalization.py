@@ -10,6 +10,7 @@ import numpy as np
 from gpukeras.backend import devices, memory, threads
 from gpukeras.kernels import blocks
 from gpukeras.kernels.kernel import kernel
+from gpukeras.kernels.linear import ones
 
 __all__ = [
     "batch_moments",
@@ -277,12 +278,12 @@ def layer_norm_backward(z, scale, gamma, dy, dx, needs_gamma, needs_beta, is_cen
     if not z.size:
         return layer_norm_backward.reference(z, scale, gamma, dy, dx, needs_gamma, needs_beta, is_centred)
     dgammas, dbetas = {}, {}  # the sums of every block, by its first row
-    ones = np.ones(rows, z.dtype)
+    vector = ones(rows, z.dtype)
     # The means over a row of g and g · z are products of dy and dy · z with gamma / n.
     average = np.full((n, 1), 1.0 / n, z.dtype) if gamma is None else (gamma * (1.0 / n))[:, None]
 
     def block(part):
-        z_part, d, one = z[part], dy[part], ones[part]
+        z_part, d, one = z[part], dy[part], vector[part]
         if needs_beta:
             dbetas[part.start] = np.dot(one, d)
         with memory.scratch(d.shape, d.dtype) as product:
@@ -357,8 +358,8 @@ def _channel_sum(x, channels=None):
     """The sum of every channel of x (outer, channels, inner) or (lines, channels · rows), by BLAS."""
     if x.ndim == 3 and x.shape[2] > 1:
         outer, channels, inner = x.shape
-        sums = np.dot(x.reshape(-1, inner), np.ones(inner, x.dtype))
+        sums = np.dot(x.reshape(-1, inner), ones(inner, x.dtype))
         return sums.reshape(outer, channels).sum(axis=0)
     x = x.reshape(len(x), -1) if x.ndim == 3 else x
-    sums = np.dot(np.ones(len(x), x.dtype), x)
+    sums = np.dot(ones(len(x), x.dtype), x)
     return sums if channels in (None, len(sums)) else sums.reshape(-1, channels).sum(axis=0)
