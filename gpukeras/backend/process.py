@@ -4,34 +4,23 @@ import os
 
 from gpukeras.backend import blas, memory
 
-__all__ = ["prepare", "prepare_for_threads"]
+__all__ = ["prepare"]
 
-_prepared = set()
+_is_prepared = False
 
 
 def prepare():
-    """Called when a model first trains or predicts: freed memory is kept for the next array.
+    """Called when a model first runs: freed memory is kept for the next array, and BLAS's idle threads sleep soon.
 
-    ``GPUKERAS_TUNE=0`` in the environment leaves the process as it is, here and in `prepare_for_threads`.
+    ``GPUKERAS_TUNE=0`` in the environment leaves the process as it is.
     """
-    if "memory" not in _prepared:
-        _prepare("memory", memory.keep_freed_blocks)
-
-
-def prepare_for_threads():
-    """Called when a kernel first multiplies matrices on our threads: OpenBLAS's idle threads leave the cores to them.
-
-    Not for threads that do other work. A step of a multilayer perceptron, where only the optimizer starts threads, took
-    8.1 ms with OpenBLAS's threads awake from product to product, and 11.8 ms when they had to be woken each time.
-    """
-    if "threads" not in _prepared:
-        _prepare("threads", blas.shorten_spinning)
-
-
-def _prepare(name, change):
+    global _is_prepared
+    if _is_prepared:
+        return
     setting = os.environ.get("GPUKERAS_TUNE", "1")
     if setting not in ("0", "1"):
         raise ValueError(f"GPUKERAS_TUNE must be 0 or 1, but is {setting!r}.")
-    _prepared.add(name)
+    _is_prepared = True
     if setting == "1":
-        change()
+        memory.keep_freed_blocks()
+        blas.shorten_spinning()

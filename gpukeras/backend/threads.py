@@ -16,7 +16,7 @@ import queue
 import threading
 from typing import Any
 
-from gpukeras.backend import blas, process
+from gpukeras.backend import blas
 
 __all__ = ["count", "run", "use_count"]
 
@@ -75,8 +75,6 @@ def run(function, items, uses_blas=False):
         for item in items:
             function(item)
     elif uses_blas:
-        if count() > 1:
-            process.prepare_for_threads()  # which BLAS's threads must see before it is held to one
         with blas.one_thread():
             _share(function, items)
     else:
@@ -157,7 +155,7 @@ class _Workers:
 
     def submit(self, job):
         if len(self.threads) < count() - 1:
-            thread = threading.Thread(target=self._work, name=f"gpukeras-{len(self.threads)}", daemon=True)
+            thread = threading.Thread(target=self._work, name=f"{blas.OWN_THREADS}{len(self.threads)}", daemon=True)
             self.threads.append(thread)
             thread.start()
         self.jobs.put((contextvars.copy_context(), job))  # the context holds np.errstate

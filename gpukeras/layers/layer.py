@@ -13,7 +13,7 @@ from gpukeras.autograd import symbolic
 from gpukeras.autograd.scope import current, setting
 from gpukeras.autograd.symbolic import KerasTensor, Node, any_symbolic, flatten, map_structure
 from gpukeras.autograd.tensor import Tensor, Variable, convert_to_array
-from gpukeras.backend import devices, dtypes
+from gpukeras.backend import devices, dtypes, process
 from gpukeras.configurable import Configurable
 from gpukeras.layers import _name_scope as name_scope
 from gpukeras.layers import _tracking as tracking
@@ -528,6 +528,7 @@ class Layer(Configurable):
                     with setting(symbolic=True):
                         outputs = self._output_spec(arguments, args, kwargs)
                 else:
+                    process.prepare()  # here too, for loops of the user's own
                     outputs = self.call(*args, **kwargs)
                 if self.activity_regularizer is not None:
                     self._add_activity_losses(outputs)
