@@ -13,7 +13,7 @@ from gpukeras import metrics as metrics_room
 from gpukeras import optimizers as optimizers_room
 from gpukeras.autograd.symbolic import flatten, map_structure
 from gpukeras.autograd.tensor import Tensor
-from gpukeras.backend import devices
+from gpukeras.backend import devices, memory
 from gpukeras.configurable import serialize
 from gpukeras.layers.layer import Layer
 from gpukeras.training import interrupts, step
@@ -298,6 +298,7 @@ class Trainer(_LayerBelow):
                     with step.undoable():
                         self.optimizer.finalize_variable_values(self.trainable_variables)
             callbacks.on_train_end(logs)
+        memory.limit_kept()
         return self.history
 
     def _train_epoch(self, epoch, data, validation, validation_freq, callbacks):
@@ -392,6 +393,7 @@ class Trainer(_LayerBelow):
             )
         with interrupts.between_steps():
             logs = self._evaluate(data, callbacks)
+        memory.limit_kept()
         return logs if return_dict else self._in_order(logs)
 
     def _evaluate(self, data, callbacks):
@@ -455,6 +457,7 @@ class Trainer(_LayerBelow):
             callbacks.on_predict_end()
         if not batches:
             raise ValueError("The data gave no batches to predict on.")
+        memory.limit_kept()
         return _concatenated(batches)
 
     def _predict_one(self, batch):
