@@ -71,8 +71,9 @@ class Trainer(_LayerBelow):
             weighted_metrics: Metrics that take sample and class weights into account.
             run_eagerly: Whether every step runs op by op, so that it can be debugged.
             steps_per_execution: Number of steps between two calls of batch callbacks.
-            jit_compile: "auto", True or False: whether a step may be captured and replayed on a GPU. NumPy has
-                nothing to compile; there every value computes the same.
+            jit_compile: Whether later steps may be run from the list of the ops of an earlier one, without the layers'
+                own code: False never, "auto" where all of that code is the library's, True also where it is the
+                user's, which then must do nothing but call ops. Every value computes the same.
             auto_scale_loss: Whether a mixed_float16 model gets a loss-scaling optimizer.
 
         Raises:
