@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gpukeras.backend import devices
+from gpukeras.backend import cuda, devices
 
 __all__ = ["kernel", "registered_kernels"]
 
@@ -31,24 +31,31 @@ class Kernel:
     def __init__(self, reference):
         functools.update_wrapper(self, reference)
         self.reference = reference
-        self.forms: dict[str, Any] = {}  # device name -> function
         self.on_numpy: Any = reference
+        self.on_cuda: Any = None
         self.sample_function: Any = None
 
     def __call__(self, first, *args, **kwargs):
         if type(first) is np.ndarray:  # many times in a step, hence without a look at the devices
             return self.on_numpy(first, *args, **kwargs)
-        form: Any = self.forms.get(devices.array_module(first).__name__, self.reference)
-        return form(first, *args, **kwargs)
+        if devices.array_module(first) is np:
+            return self.on_numpy(first, *args, **kwargs)
+        # The one place where CUDA C gives way to the reference: where no such form is, where the arrays are not plain
+        # or of several dtypes, and where the form itself declines because of its other arguments.
+        if self.on_cuda is not None and cuda.takes(first, *args, *kwargs.values()):
+            result = self.on_cuda(first, *args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        return self.reference(first, *args, **kwargs)
 
     def cpu(self, form):
         """Use `form` for NumPy arrays."""
-        self.forms["numpy"] = self.on_numpy = form
+        self.on_numpy = form
         return self
 
     def cuda(self, form):
-        """Use `form` for CuPy arrays."""
-        self.forms["cupy"] = form
+        """Use `form` for CuPy arrays that `backend.cuda.takes`; it may return NotImplemented to decline."""
+        self.on_cuda = form
         return self
 
     def samples(self, function):
