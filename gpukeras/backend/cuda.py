@@ -37,6 +37,9 @@ THREADS = 256  # of a block, as common.cuh has it
 MAX_BLOCKS = 1024  # of a kernel that strides over its elements: an H100's 132 processors hold 1056 such blocks at once
 MAX_INDEX = 2**31 - 1  # what a kernel can take that divides indices, since only divisions of 32 bits are fast
 
+_LONG_ROW = 1024  # elements up to which a warp works on a row, 32 a thread; a block of 256 threads on a longer one
+_CHUNK = 64  # rows, at least, that a block sums up
+
 _launchers = {}  # name of an array module -> launcher
 
 
@@ -161,9 +164,33 @@ class Source:
 
     def rows(self, name, like, rows, columns, *args):
         """Run a kernel on rows: a warp has a short row, a block a long one. It takes their number and length first."""
-        block = (32, THREADS // 32) if columns <= 1024 else (THREADS, 1)
-        grid = (max(1, min(-(-rows // block[1]), MAX_INDEX)),)
-        self.launch(name, like.dtype, grid, block, rows, columns, *args)
+        block = (32, THREADS // 32) if columns <= _LONG_ROW else (THREADS, 1)
+        if rows and columns:
+            self.launch(name, like.dtype, (-(-rows // block[1]),), block, rows, columns, *args)
+
+    def columns(self, name, like, rows, columns, count, *args):
+        """Run a kernel that sums over rows, and return its sums (count, columns) in the dtype of `like`.
+
+        It takes the number of rows and columns first, and last the array of sums of chunks of rows, or the array of
+        results where there is one chunk. The chunks follow from the shape alone.
+        """
+        xp = devices.array_module(like)
+        tiles = -(-columns // 32)
+        chunks = max(1, min(rows // _CHUNK, MAX_BLOCKS // max(tiles, 1), MAX_BLOCKS))
+        out = xp.empty((count, columns), like.dtype)
+        parts = None if chunks == 1 else xp.empty((count, chunks, columns), wide_dtype(like.dtype))
+        if columns:
+            block, result = (32, 8), out if parts is None else None
+            self.launch(name, like.dtype, (tiles, chunks), block, rows, columns, *args, parts, result)
+            if parts is not None:
+                self.launch("sum_of_chunks", like.dtype, (tiles, count), block, chunks, columns, parts, out)
+        return out
+
+    def total(self, parts, dtype):
+        """The sums (count,) of the rows of partial sums (count, blocks), by one block each."""
+        sums = devices.array_module(parts).empty(len(parts), parts.dtype)
+        self.launch("sum_of_parts", dtype, (len(parts),), (THREADS,), parts.shape[1], parts, sums)
+        return sums
 
 
 def parameters_of(text):

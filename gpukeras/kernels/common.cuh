@@ -76,7 +76,7 @@ DEVICE wide error_function(wide x) { return erff(x); }
 DEVICE wide complementary_error_function(wide x) { return erfcf(x); }
 #endif
 
-DEVICE wide logistic(wide x) { return wide(1) / (wide(1) + exponential(-x)); }
+DEVICE wide sigmoid(wide x) { return wide(1) / (wide(1) + exponential(-x)); }
 
 // base^exponent by repeated squaring, for 1 - base^exponent to keep its digits where powf loses some.
 DEVICE wide whole_power(wide base, int exponent) {
@@ -131,11 +131,10 @@ DEVICE Elements<true, false> reads(const real* x) { return {const_cast<real*>(x)
 DEVICE Elements<false, true> writes(real* x) { return {x}; }
 DEVICE Elements<true, true> updates(real* x) { return {x}; }
 
-// function(elements...) for every i of arrays of n elements, by 16 bytes where all arrays lie on such boundaries.
-// Arrays may be the same array, not overlap otherwise.
+// function(elements...) for what thread `first` of `stride` has of arrays of n elements, by 16 bytes where all arrays lie
+// on such boundaries. Arrays may be the same array, not overlap otherwise.
 template <class Function, class... Arrays>
-DEVICE void elementwise(index n, Function function, Arrays... arrays) {
-  index first = index(blockIdx.x) * blockDim.x + threadIdx.x, stride = index(gridDim.x) * blockDim.x;
+DEVICE void for_elements(index first, index stride, index n, Function function, Arrays... arrays) {
   index packs = (arrays.is_aligned() && ...) ? n / LANES : 0;
   for (index i = first; i < packs; i += stride) {
     (arrays.load(i), ...);
@@ -146,6 +145,37 @@ DEVICE void elementwise(index n, Function function, Arrays... arrays) {
   for (index i = packs * LANES + first; i < n; i += stride) {
     (arrays.load_one(i), ...);
     function(arrays.value[0]...);
+    (arrays.store_one(i), ...);
+  }
+}
+
+DEVICE index thread_of_grid() { return index(blockIdx.x) * blockDim.x + threadIdx.x; }
+DEVICE index threads_of_grid() { return index(gridDim.x) * blockDim.x; }
+
+// The same, the elements shared among all threads of a grid.
+template <class Function, class... Arrays>
+DEVICE void elementwise(index n, Function function, Arrays... arrays) {
+  for_elements(thread_of_grid(), threads_of_grid(), n, function, arrays...);
+}
+
+// function(column, elements...) for arrays (rows, columns), n elements in all and fewer than 2^31.
+template <class Function, class... Arrays>
+DEVICE void by_column(index n, int columns, Function function, Arrays... arrays) {
+  index first = thread_of_grid(), stride = threads_of_grid();
+  index packs = (arrays.is_aligned() && ...) ? n / LANES : 0;
+  for (index i = first; i < packs; i += stride) {
+    (arrays.load(i), ...);
+    int column = int(unsigned(i * LANES) % unsigned(columns));
+#pragma unroll
+    for (int k = 0; k < LANES; ++k) {
+      function(column, arrays.value[k]...);
+      column = column + 1 == columns ? 0 : column + 1;
+    }
+    (arrays.store(i), ...);
+  }
+  for (index i = packs * LANES + first; i < n; i += stride) {
+    (arrays.load_one(i), ...);
+    function(int(unsigned(i) % unsigned(columns)), arrays.value[0]...);
     (arrays.store_one(i), ...);
   }
 }
@@ -181,4 +211,69 @@ DEVICE wide over_row(wide value) {
   if (lane == 0) parts[warp] = value;
   __syncthreads();
   return over_warp<Operation>(lane < warps ? parts[lane] : Operation::start());
+}
+
+// The row that threads of one threadIdx.y work on; a block has as many rows as it has such.
+DEVICE index row_of_threads() { return index(blockIdx.x) * blockDim.y + threadIdx.y; }
+
+// function(elements...) for the elements of a row that the thread has; arrays point to the row.
+template <class Function, class... Arrays>
+DEVICE void in_row(index columns, Function function, Arrays... arrays) {
+  for_elements(threadIdx.x, blockDim.x, columns, function, arrays...);
+}
+
+// A place in row `row` of an array that may not be there.
+template <class Type>
+DEVICE Type* row_of(Type* array, index row, index columns) {
+  return array ? array + row * columns : nullptr;
+}
+
+// --- Sums over rows: a block has 32 columns and one chunk of the rows, 8 rows at a time ----------------------------
+
+// part[k, chunk, column] <- sum of value(row, column, sums)[k] over the rows of the block's chunk, in wide; or out, in
+// real, where one chunk is all. Launched by backend/cuda.py as `columns`, with blocks (32, 8).
+template <int count, class Value>
+DEVICE void sums_of_columns(index rows, index columns, Value value, wide* part, real* out) {
+  __shared__ wide lines[8][33];
+  index column = index(blockIdx.x) * WARP + threadIdx.x;
+  index chunks = gridDim.y, size = (rows + chunks - 1) / chunks, start = blockIdx.y * size;
+  index stop = start + size < rows ? start + size : rows;
+  wide sums[count] = {};
+  if (column < columns)
+    for (index row = start + threadIdx.y; row < stop; row += blockDim.y) value(row, column, sums);
+  for (int k = 0; k < count; ++k) {
+    __syncthreads();  // the lines of the sum before have been read
+    lines[threadIdx.y][threadIdx.x] = sums[k];
+    __syncthreads();
+    if (threadIdx.y != 0 || column >= columns) continue;
+    wide sum = 0;
+    for (int y = 0; y < 8; ++y) sum += lines[y][threadIdx.x];
+    if (out) out[k * columns + column] = to_real(sum);
+    else part[(k * chunks + blockIdx.y) * columns + column] = sum;
+  }
+}
+
+// out[k, column] <- sum of part[k, chunk, column] over the chunks; blockIdx.y is k
+KERNEL sum_of_chunks(index chunks, index columns, const wide* part, real* out) {
+  __shared__ wide lines[8][33];
+  index column = index(blockIdx.x) * WARP + threadIdx.x;
+  wide sum = 0;
+  if (column < columns)
+    for (index chunk = threadIdx.y; chunk < chunks; chunk += blockDim.y)
+      sum += part[(blockIdx.y * chunks + chunk) * columns + column];
+  lines[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y != 0 || column >= columns) return;
+  for (int y = 1; y < 8; ++y) sum += lines[y][threadIdx.x];
+  out[blockIdx.y * columns + column] = to_real(sum);
+}
+
+// --- Sums over everything: partial sums of blocks, which one block adds up ----------------------------------------
+
+// sum[k] <- sum of the row part[k], a block each
+KERNEL sum_of_parts(int count, const wide* part, wide* sum) {
+  wide total = 0;
+  for (int i = threadIdx.x; i < count; i += THREADS) total += part[index(blockIdx.x) * count + i];
+  total = over_row<Sum>(total);
+  if (threadIdx.x == 0) sum[blockIdx.x] = total;
 }

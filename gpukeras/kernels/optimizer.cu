@@ -144,7 +144,7 @@ KERNEL lion(index n, const real* grad, const wide* learning_rate, wide beta_1, w
   }, reads(grad), updates(momenta), updates(param));
 }
 
-// --- Norms: partial sums of blocks, which one block adds up ------------------------------------------------------
+// --- Norms -------------------------------------------------------------------------------------------------------
 
 // part[block] <- sum of x^2 over the block's elements
 KERNEL squares_of_blocks(index n, const real* x, wide* part) {
@@ -152,14 +152,6 @@ KERNEL squares_of_blocks(index n, const real* x, wide* part) {
   elementwise(n, [&](wide v) { sum += v * v; }, reads(x));
   sum = over_row<Sum>(sum);
   if (threadIdx.x == 0) part[blockIdx.x] = sum;
-}
-
-// sum[k] <- sum of the row part[k], a block each
-KERNEL sum_of_parts(int count, const wide* part, wide* sum) {
-  wide total = 0;
-  for (int i = threadIdx.x; i < count; i += THREADS) total += part[index(blockIdx.x) * count + i];
-  total = over_row<Sum>(total);
-  if (threadIdx.x == 0) sum[blockIdx.x] = total;
 }
 
 // x <- x norm / max(sqrt(squares), norm)

@@ -75,13 +75,6 @@ def _rate_and_step(param, learning_rate, step):
     return cuda.scalar(learning_rate, param.dtype), step.astype(np.int32, copy=False)
 
 
-def _sums(parts, dtype):
-    """The sums of the rows of parts, by one block of a CUDA kernel each: the order follows from the shape."""
-    sums = devices.array_module(parts).empty(len(parts), parts.dtype)
-    _CUDA.launch("sum_of_parts", dtype, (len(parts),), (cuda.THREADS,), parts.shape[1], parts, sums)
-    return sums
-
-
 @kernel
 def sgd(param, grad, learning_rate):
     """param ← param - learning_rate · grad."""
@@ -517,7 +510,7 @@ def lamb(param, grad, momenta, velocity, step, learning_rate, beta_1, beta_2, ep
     rate, step = _rate_and_step(param, learning_rate, step)
     settings = step, beta_1, 1 - beta_1, beta_2, 1 - beta_2, epsilon
     _CUDA.elementwise("lamb_update", param, param, grad, *settings, momenta, velocity, update, parts)
-    _CUDA.elementwise("lamb_step", param, update, _sums(parts, param.dtype), rate, param)
+    _CUDA.elementwise("lamb_step", param, update, _CUDA.total(parts, param.dtype), rate, param)
 
 
 @lamb.samples
@@ -548,7 +541,7 @@ def sum_of_squares(x):
 def sum_of_squares(x):
     parts = devices.array_module(x).empty((1, cuda.grid_of(x)), cuda.wide_dtype(x.dtype))
     _CUDA.elementwise("squares_of_blocks", x, x, parts)
-    return _sums(parts, x.dtype).reshape(())
+    return _CUDA.total(parts, x.dtype).reshape(())
 
 
 @sum_of_squares.samples

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gpukeras.kernels
-from gpukeras.backend import cuda, devices
+from gpukeras.backend import cuda, devices, dtypes
 from gpukeras.kernels.kernel import registered_kernels
 from tests.emulator.compile import reason_to_skip, schedule
 from tests.helpers import TOLERANCES, assert_close
@@ -27,7 +27,8 @@ def samples(kernel, dtype, seed):
     def random(shape, dtype):
         return devices.to_device(rng.standard_normal(shape).astype(dtype))
 
-    return list(kernel.sample_function(random, dtype))
+    with np.errstate(over="ignore"):  # of float16
+        return list(kernel.sample_function(random, dtype))
 
 
 def arrays_in(value):
@@ -133,14 +134,14 @@ class Guarded:
                 assert (guard.view(np.uint8) == 0xFF).all(), f"{name} wrote beyond an array's end"
 
 
-def widened(value, dtypes, wide, copies):
-    """Arguments for the reference, with arrays of some dtypes as `wide`; what is one array stays one array."""
+def cast(value, names, dtype, copies):
+    """Arguments with the arrays of some dtypes in another one; what is one array stays one array."""
     if isinstance(value, (tuple, list)):
-        return type(value)(widened(item, dtypes, wide, copies) for item in value)
-    if getattr(getattr(value, "dtype", None), "name", None) in dtypes:
+        return type(value)(cast(item, names, dtype, copies) for item in value)
+    if getattr(getattr(value, "dtype", None), "name", None) in names:
         if not isinstance(value, np.ndarray):
-            return wide(value)
-        return copies.setdefault(id(value), (value, value.astype(wide)))[1]
+            return dtype(value)
+        return copies.setdefault(id(value), (value, value.astype(dtype)))[1]
     return value
 
 
@@ -157,14 +158,19 @@ def test_cuda_form_equals_the_reference(name, dtype, seed, emulator):
     launches = []
     # In the order of threads and on aligned arrays, then in another order and on arrays one element further.
     for order, shift in ((0, 0), (seed, 1)) if dtype == "float32" else ((seed, 0),):
-        for i, args in enumerate(samples(kernel, ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype, seed)):
+        given_samples = samples(kernel, dtypes.as_dtype(dtype), seed)
+        if dtype == "bfloat16":  # which turns into float32 in a product with a number
+            given_samples = cast(given_samples, {"float32"}, ml_dtypes.bfloat16, {})
+        for i, args in enumerate(given_samples):
             guarded = Guarded(emulator, shift)
             given = guarded(args)
+            if is_short and not cuda.takes(*given):  # the reference's business, which not all references are up to
+                continue
             with devices.use_device("emulator"), schedule(order), recorded(launches), np.errstate(all="ignore"):
                 result = kernel(*given)
             guarded.check(name)
-            copies = widened(args, {"float32"}, np.float64, {}) if name in CANCELLING and dtype == "float32" else None
-            reference_args = widened(args, {"float16", "bfloat16"}, np.float32, {})
+            copies = cast(args, {"float32"}, np.float64, {}) if name in CANCELLING and dtype == "float32" else None
+            reference_args = cast(args, {"float16", "bfloat16"}, np.float32, {})
             with np.errstate(all="ignore"):
                 reference = kernel.reference(*reference_args)
                 exact = copies and arrays_in((copies, kernel.reference(*copies)))
