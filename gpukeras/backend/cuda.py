@@ -168,11 +168,11 @@ class Source:
         if rows and columns:
             self.launch(name, like.dtype, (-(-rows // block[1]),), block, rows, columns, *args)
 
-    def columns(self, name, like, rows, columns, count, *args):
+    def columns(self, name, like, rows, columns, count, *args, join="sum_of_chunks"):
         """Run a kernel that sums over rows, and return its sums (count, columns) in the dtype of `like`.
 
         It takes the number of rows and columns first, and last the array of sums of chunks of rows, or the array of
-        results where there is one chunk. The chunks follow from the shape alone.
+        results where there is one chunk; else the kernel `join` joins the chunks, which follow from the shape alone.
         """
         xp = devices.array_module(like)
         tiles = -(-columns // 32)
@@ -183,7 +183,8 @@ class Source:
             block, result = (32, 8), out if parts is None else None
             self.launch(name, like.dtype, (tiles, chunks), block, rows, columns, *args, parts, result)
             if parts is not None:
-                self.launch("sum_of_chunks", like.dtype, (tiles, count), block, chunks, columns, parts, out)
+                grid = (tiles, count) if join == "sum_of_chunks" else (tiles,)
+                self.launch(join, like.dtype, grid, block, rows, chunks, columns, parts, out)
         return out
 
     def total(self, parts, dtype):

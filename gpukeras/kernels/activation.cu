@@ -55,9 +55,7 @@ KERNEL softmax(index rows, index columns, const real* x, real* y) {
   if (row >= rows) return;
   x = row_of(x, row, columns);
   y = row_of(y, row, columns);
-  wide largest = -infinity(), sum = 0;
-  in_row(columns, [&](wide v) { largest = maximum(largest, v); }, reads(x));
-  largest = over_row<Maximum>(largest);
+  wide largest = row_maximum(columns, x), sum = 0;
   in_row(columns, [&](wide v) { sum += exponential(v - largest); }, reads(x));
   wide scale = 1 / over_row<Sum>(sum);
   in_row(columns, [&](wide v, wide& out) { out = exponential(v - largest) * scale; }, reads(x), writes(y));

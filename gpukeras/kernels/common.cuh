@@ -65,7 +65,10 @@ DEVICE wide power(wide x, wide y) { return pow(x, y); }
 DEVICE wide hyperbolic_tangent(wide x) { return tanh(x); }
 DEVICE wide error_function(wide x) { return erf(x); }
 DEVICE wide complementary_error_function(wide x) { return erfc(x); }
+DEVICE wide quotient(wide a, wide b) { return a / b; }
 #else
+// a / b for 2^-126 < |b| < 2^126, off by two units of the last digit at most: no call for the cases beyond.
+DEVICE wide quotient(wide a, wide b) { return __fdividef(a, b); }
 DEVICE wide square_root(wide x) { return sqrtf(x); }
 DEVICE wide absolute(wide x) { return fabsf(x); }
 DEVICE wide exponential(wide x) { return expf(x); }
@@ -222,6 +225,18 @@ DEVICE void in_row(index columns, Function function, Arrays... arrays) {
   for_elements(threadIdx.x, blockDim.x, columns, function, arrays...);
 }
 
+// What threads of the row wrote can then be read by others of them.
+DEVICE void meet_in_row() {
+  if (blockDim.x == WARP) __syncwarp();
+  else __syncthreads();
+}
+
+DEVICE wide row_maximum(index columns, const real* x) {
+  wide largest = -infinity();
+  in_row(columns, [&](wide v) { largest = maximum(largest, v); }, reads(x));
+  return over_row<Maximum>(largest);
+}
+
 // A place in row `row` of an array that may not be there.
 template <class Type>
 DEVICE Type* row_of(Type* array, index row, index columns) {
@@ -230,17 +245,25 @@ DEVICE Type* row_of(Type* array, index row, index columns) {
 
 // --- Sums over rows: a block has 32 columns and one chunk of the rows, 8 rows at a time ----------------------------
 
+struct Chunk {
+  index start, stop;  // of the rows; the last chunks may be empty
+};
+DEVICE Chunk chunk_of(index rows, index chunks, index number) {
+  index size = (rows + chunks - 1) / chunks, start = number * size;
+  return {start, start + size < rows ? start + size : rows};
+}
+
 // part[k, chunk, column] <- sum of value(row, column, sums)[k] over the rows of the block's chunk, in wide; or out, in
 // real, where one chunk is all. Launched by backend/cuda.py as `columns`, with blocks (32, 8).
 template <int count, class Value>
 DEVICE void sums_of_columns(index rows, index columns, Value value, wide* part, real* out) {
   __shared__ wide lines[8][33];
   index column = index(blockIdx.x) * WARP + threadIdx.x;
-  index chunks = gridDim.y, size = (rows + chunks - 1) / chunks, start = blockIdx.y * size;
-  index stop = start + size < rows ? start + size : rows;
+  index chunks = gridDim.y;
+  Chunk chunk = chunk_of(rows, chunks, blockIdx.y);
   wide sums[count] = {};
   if (column < columns)
-    for (index row = start + threadIdx.y; row < stop; row += blockDim.y) value(row, column, sums);
+    for (index row = chunk.start + threadIdx.y; row < chunk.stop; row += blockDim.y) value(row, column, sums);
   for (int k = 0; k < count; ++k) {
     __syncthreads();  // the lines of the sum before have been read
     lines[threadIdx.y][threadIdx.x] = sums[k];
@@ -254,7 +277,7 @@ DEVICE void sums_of_columns(index rows, index columns, Value value, wide* part, 
 }
 
 // out[k, column] <- sum of part[k, chunk, column] over the chunks; blockIdx.y is k
-KERNEL sum_of_chunks(index chunks, index columns, const wide* part, real* out) {
+KERNEL sum_of_chunks(index rows, index chunks, index columns, const wide* part, real* out) {
   __shared__ wide lines[8][33];
   index column = index(blockIdx.x) * WARP + threadIdx.x;
   wide sum = 0;

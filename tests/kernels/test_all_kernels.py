@@ -145,9 +145,12 @@ def cast(value, names, dtype, copies):
     return value
 
 
-# Kernels whose float32 reference is itself off by more than the tolerance, where digits cancel: they are compared with
-# the float64 result, and may be off by twice as much as the reference.
-CANCELLING = {"gpukeras.kernels.optimizer.ftrl"}  # the difference of two powers
+# Kernels whose float32 reference is itself off by more than the tolerance: they are compared with the float64 result,
+# and may be off by twice as much as the reference.
+JUDGED_BY_FLOAT64 = {
+    "gpukeras.kernels.optimizer.ftrl",  # digits cancel in the difference of two powers
+    "gpukeras.kernels.normalization.layer_norm_backward",  # NumPy adds up thousands of rows one after the other
+}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
@@ -166,10 +169,15 @@ def test_cuda_form_equals_the_reference(name, dtype, seed, emulator):
             given = guarded(args)
             if is_short and not cuda.takes(*given):  # the reference's business, which not all references are up to
                 continue
+            before = len(launches)
             with devices.use_device("emulator"), schedule(order), recorded(launches), np.errstate(all="ignore"):
                 result = kernel(*given)
             guarded.check(name)
-            copies = cast(args, {"float32"}, np.float64, {}) if name in CANCELLING and dtype == "float32" else None
+            if is_short and len(launches) == before:
+                continue
+            copies = (
+                cast(args, {"float32"}, np.float64, {}) if name in JUDGED_BY_FLOAT64 and dtype == "float32" else None
+            )
             reference_args = cast(args, {"float16", "bfloat16"}, np.float32, {})
             with np.errstate(all="ignore"):
                 reference = kernel.reference(*reference_args)
