@@ -56,21 +56,17 @@ def add_launcher(module_name, launcher):
 def takes(first, *others):
     """Whether a `.cuda` form may be tried: CUDA C runs where the arrays lie, and they are what pointers can describe.
 
-    All arrays must be C-contiguous, and arrays of floats must have the dtype of `first`, which is one of `DTYPES`
-    unless `first` has no floats. Arrays of shape () are exempt: `scalar` converts them.
+    All arrays must be C-contiguous, `first` must have one of `DTYPES`, and what else has floats must have the same.
+    Arrays of shape () are exempt: `scalar` converts them.
     """
     if devices.array_module(first).__name__ not in _launchers:
         return False
-    kind = type(first)
-    dtype = None
-    for array in (first, *others):
-        if type(array) is not kind or array.ndim == 0:
-            continue
-        if not array.flags.c_contiguous:
-            return False
-        if array.dtype.kind in "fV":  # V: bfloat16, which is not NumPy's own
-            dtype = array.dtype if dtype is None else dtype
-            if array.dtype != dtype or dtype.name not in DTYPES:
+    kind, dtype = type(first), first.dtype
+    if dtype.name not in DTYPES or not first.flags.c_contiguous:
+        return False
+    for array in others:
+        if type(array) is kind and array.ndim:
+            if not array.flags.c_contiguous or (array.dtype.kind in "fV" and array.dtype != dtype):  # V: bfloat16
                 return False
     return True
 
@@ -162,6 +158,18 @@ class Source:
         """Run a kernel that strides over the elements of `like`, whose number it takes first."""
         self.launch(name, like.dtype, (grid_of(like),), (THREADS,), like.size, *args)
 
+    def places(self, name, like, channels, windows, *args):
+        """Run a kernel that makes `like` (batch, *space, channels) place by place.
+
+        It takes the number of elements, that of channels and the windows' numbers first. False where there are more
+        elements than it can number.
+        """
+        if like.size > MAX_INDEX or any(a.size > MAX_INDEX for a in args) or len(windows.space) > 3:
+            return False
+        geometry = _geometry(windows, devices.array_module(like))
+        self.elementwise(name, like, channels, geometry, *args)
+        return True
+
     def rows(self, name, like, rows, columns, *args):
         """Run a kernel on rows: a warp has a short row, a block a long one. It takes their number and length first."""
         block = (32, THREADS // 32) if columns <= _LONG_ROW else (THREADS, 1)
@@ -192,6 +200,15 @@ class Source:
         sums = devices.array_module(parts).empty(len(parts), parts.dtype)
         self.launch("sum_of_parts", dtype, (len(parts),), (THREADS,), parts.shape[1], parts, sums)
         return sums
+
+
+@functools.lru_cache(maxsize=256)  # made once: a captured step may not copy from the host
+def _geometry(windows, xp):
+    """The numbers of windows (`kernels.windows.Windows`) over three axes, the first of which may have size 1."""
+    missing = 3 - len(windows.space)
+    kinds = windows.space, windows.grid, windows.size, windows.strides, windows.dilation
+    numbers = [n for kind in kinds for n in (*(1,) * missing, *kind)]
+    return xp.asarray(np.array([*numbers, *(0,) * missing, *windows.lows], np.int32))
 
 
 def parameters_of(text):

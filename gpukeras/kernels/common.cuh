@@ -28,11 +28,12 @@ typedef float wide;
 #endif
 
 constexpr int THREADS = 256;  // of every block, in one or two dimensions
+constexpr int BLOCKS = sizeof(wide) == 8 ? 2 : 4;  // that a processor can take at least: 64 registers a thread, or 128
 constexpr int WARP = 32;
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
 // The line by which backend/cuda.py finds a kernel and the types of its parameters.
-#define KERNEL extern "C" __global__ void __launch_bounds__(THREADS)
+#define KERNEL extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 
 #define DEVICE __device__ __forceinline__
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gpukeras.kernels
-from gpukeras.backend import cuda
+from gpukeras.backend import cuda, random
 from tests.emulator.compile import build, compile_for_cpu, reason_to_skip, schedule
 
 pytestmark = pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip()))
@@ -23,6 +23,7 @@ KERNEL two_sums(const float* x, float* y) {
   y[threadIdx.x] = first + second;
 }
 """
+PHILOX = (Path(gpukeras.kernels.__file__).parent / "philox.cuh").read_text(encoding="utf-8")
 
 
 def compiled(kernels, common=COMMON):
@@ -47,10 +48,13 @@ def test_sums_over_a_block(seed):
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_missing_barrier_is_found(number):
-    barrier = "__syncthreads();"
-    parts = COMMON.split(barrier)
-    assert len(parts) == 3, "over_row has two barriers, and nothing else in common.cuh"
-    common = parts[0] + (barrier if number == 1 else "") + parts[1] + (barrier if number == 0 else "") + parts[2]
+    start = COMMON.index("DEVICE wide over_row(")
+    stop = COMMON.index("\n}\n", start)
+    before, between, after = COMMON[start:stop].split("__syncthreads();")
+    over_row = (
+        before + ("__syncthreads();" if number else "") + between + ("" if number else "__syncthreads();") + after
+    )
+    common = COMMON[:start] + over_row + COMMON[stop:]
     results = []
     for seed in range(4):
         with schedule(seed):
@@ -197,3 +201,20 @@ print("sum", y.sum())
             cwd=Path(__file__).parent,
         )
         assert message in result.stdout + result.stderr, result.stderr[:3000]
+
+
+def test_philox_gives_its_known_answer_and_the_words_of_the_host():
+    kernels = """
+KERNEL words(uint32 key, uint32 draw, uint32* known, uint32* drawn) {
+  uint4 of_zeros = philox(make_uint4(0, 0, 0, 0), 0, 0), w = random_words(threadIdx.x, key, draw);
+  uint32 zeros[4] = {of_zeros.x, of_zeros.y, of_zeros.z, of_zeros.w}, words[4] = {w.x, w.y, w.z, w.w};
+  for (int k = 0; k < 4; ++k) {
+    known[k] = zeros[k];
+    drawn[4 * threadIdx.x + k] = words[k];
+  }
+}
+"""
+    known, drawn = np.empty(4, np.uint32), np.empty(4 * 256, np.uint32)
+    launch(compiled(PHILOX + kernels)["words"], np.uint32(123456789), np.uint32(7), known, drawn)
+    assert [hex(n) for n in known] == ["0x6627e8d5", "0xe169c58d", "0xbc57ac4c", "0x9b00dbd8"]  # Salmon et al. 2011
+    np.testing.assert_array_equal(drawn, random.random_bits(123456789, 7, 1024, np))
