@@ -23,7 +23,9 @@ __all__ = [
     "Source",
     "add_launcher",
     "compile_options",
+    "geometry",
     "grid_of",
+    "has_places",
     "is_plain",
     "lanes",
     "parameters_of",
@@ -53,20 +55,27 @@ def add_launcher(module_name, launcher):
     _launchers[module_name] = launcher
 
 
-def takes(first, *others):
+def takes(arguments, strided=frozenset()):
     """Whether a `.cuda` form may be tried: CUDA C runs where the arrays lie, and they are what pointers can describe.
 
-    All arrays must be C-contiguous, `first` must have one of `DTYPES`, and what else has floats must have the same.
+    All arrays must be C-contiguous, the first must have one of `DTYPES`, and what else has floats must have the same.
     Arrays of shape () are exempt: `scalar` converts them.
+
+    Args:
+        arguments: Name -> value, the first one an array.
+        strided: Names of arguments that may have any layout.
     """
+    first = next(iter(arguments.values()))
     if devices.array_module(first).__name__ not in _launchers:
         return False
     kind, dtype = type(first), first.dtype
-    if dtype.name not in DTYPES or not first.flags.c_contiguous:
+    if dtype.name not in DTYPES:
         return False
-    for array in others:
+    for name, array in arguments.items():
         if type(array) is kind and array.ndim:
-            if not array.flags.c_contiguous or (array.dtype.kind in "fV" and array.dtype != dtype):  # V: bfloat16
+            if array.dtype.kind in "fV" and array.dtype != dtype:  # V: bfloat16, which is not NumPy's own
+                return False
+            if name not in strided and not array.flags.c_contiguous:
                 return False
     return True
 
@@ -158,17 +167,18 @@ class Source:
         """Run a kernel that strides over the elements of `like`, whose number it takes first."""
         self.launch(name, like.dtype, (grid_of(like),), (THREADS,), like.size, *args)
 
-    def places(self, name, like, channels, windows, *args):
-        """Run a kernel that makes `like` (batch, *space, channels) place by place.
+    def singly(self, name, like, *args):
+        """Run a kernel that strides over the elements of `like` one at a time; it takes their number first."""
+        self.launch(
+            name, like.dtype, (min(max(-(-like.size // THREADS), 1), MAX_BLOCKS),), (THREADS,), like.size, *args
+        )
 
-        It takes the number of elements, that of channels and the windows' numbers first. False where there are more
-        elements than it can number.
+    def places(self, name, like, channels, windows, *args):
+        """Run a kernel that makes `like` place by place, where `has_places` says that it can.
+
+        It takes the number of elements, that of channels and the windows' numbers first.
         """
-        if like.size > MAX_INDEX or any(a.size > MAX_INDEX for a in args) or len(windows.space) > 3:
-            return False
-        geometry = _geometry(windows, devices.array_module(like))
-        self.elementwise(name, like, channels, geometry, *args)
-        return True
+        self.elementwise(name, like, channels, geometry(windows, devices.array_module(like)), *args)
 
     def rows(self, name, like, rows, columns, *args):
         """Run a kernel on rows: a warp has a short row, a block a long one. It takes their number and length first."""
@@ -203,12 +213,17 @@ class Source:
 
 
 @functools.lru_cache(maxsize=256)  # made once: a captured step may not copy from the host
-def _geometry(windows, xp):
+def geometry(windows, xp):
     """The numbers of windows (`kernels.windows.Windows`) over three axes, the first of which may have size 1."""
     missing = 3 - len(windows.space)
     kinds = windows.space, windows.grid, windows.size, windows.strides, windows.dilation
     numbers = [n for kind in kinds for n in (*(1,) * missing, *kind)]
     return xp.asarray(np.array([*numbers, *(0,) * missing, *windows.lows], np.int32))
+
+
+def has_places(windows, *arrays):
+    """Whether kernels that number places and elements in 32 bits, over three axes at most, can take the arrays."""
+    return len(windows.space) <= 3 and all(a.size <= MAX_INDEX for a in arrays)
 
 
 def parameters_of(text):

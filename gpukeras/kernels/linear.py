@@ -62,7 +62,7 @@ def linear(x, kernel, bias=None, is_rectified=False):
     return y
 
 
-@linear.cuda
+@linear.cuda(strided=("x", "kernel"))
 def linear(x, kernel, bias=None, is_rectified=False):
     y = blas.matmul(x, kernel)
     if y.size > cuda.MAX_INDEX or (bias is not None and bias.dtype != y.dtype):

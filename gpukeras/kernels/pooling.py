@@ -116,8 +116,10 @@ def _add_chosen(dy, is_chosen, dx, is_first):
 @max_pool_gradient.cuda
 def max_pool_gradient(dy, x, y, windows):
     dx = devices.array_module(x).empty_like(x)
-    is_done = _CUDA.places("max_pool_gradient", dx, x.shape[-1], windows, dy, x, y, dx)
-    return dx if is_done else NotImplemented
+    if not cuda.has_places(windows, x, y):
+        return NotImplemented
+    _CUDA.places("max_pool_gradient", dx, x.shape[-1], windows, dy, x, y, dx)
+    return dx
 
 
 @max_pool_gradient.samples
@@ -195,8 +197,10 @@ def average_pool_gradient(dy, windows):
 @average_pool_gradient.cuda
 def average_pool_gradient(dy, windows):
     dx = devices.array_module(dy).empty((dy.shape[0], *windows.space, dy.shape[-1]), dy.dtype)
-    is_done = _CUDA.places("average_pool_gradient", dx, dy.shape[-1], windows, dy, dx)
-    return dx if is_done else NotImplemented
+    if not cuda.has_places(windows, dy, dx):
+        return NotImplemented
+    _CUDA.places("average_pool_gradient", dx, dy.shape[-1], windows, dy, dx)
+    return dx
 
 
 @average_pool_gradient.samples
@@ -207,7 +211,10 @@ def average_pool_gradient(random, dtype):
 
 def _pooled_on_gpu(name, x, windows):
     y = devices.array_module(x).empty((x.shape[0], *windows.grid, x.shape[-1]), x.dtype)
-    return y if _CUDA.places(name, y, x.shape[-1], windows, x, y) else NotImplemented
+    if not cuda.has_places(windows, x, y):
+        return NotImplemented
+    _CUDA.places(name, y, x.shape[-1], windows, x, y)
+    return y
 
 
 def _for_blocks(compute, x):

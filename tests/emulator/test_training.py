@@ -88,3 +88,45 @@ def test_a_regression(launches, rng):
         body, x, y, "mse", lambda: keras.optimizers.SGD(0.05, momentum=0.9, clipnorm=1.0), launches,
         ["sgd_momentum", "silu", "squared_error", "scale_by_norm"],
     )  # fmt: skip
+
+
+def test_a_convolutional_network(launches, rng):
+    x, y = rng.standard_normal((12, 9, 8, 3)).astype("float32"), rng.integers(0, 3, 12)
+
+    def body():
+        return [
+            keras.Input((9, 8, 3)),
+            layers.Conv2D(8, 3, padding="same", activation="relu"),
+            layers.MaxPooling2D(2),
+            layers.DepthwiseConv2D(3, strides=2, padding="same"),
+            layers.AveragePooling2D(2, padding="same"),
+            layers.Flatten(),
+            layers.Dense(3),
+        ]
+
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    compare(
+        body, x, y, loss, lambda: keras.optimizers.SGD(0.05), launches,
+        ["columns", "max_pool", "max_pool_gradient", "depthwise", "depthwise_input_gradient",
+         "depthwise_kernel_gradient", "average_pool", "average_pool_gradient", "add_bias", "bias_gradient",
+         "sparse_crossentropy_of_logits", "sparse_crossentropy_of_logits_backward", "sgd"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("layer", ["LSTM", "GRU", "SimpleRNN"])
+def test_a_recurrent_network(layer, launches, rng):
+    x, y = rng.standard_normal((6, 5, 4)).astype("float32"), rng.standard_normal((6, 1)).astype("float32")
+    x[1, 3:] = 0.0
+
+    def body():
+        return [
+            keras.Input((5, 4)),
+            layers.Masking(),
+            getattr(layers, layer)(7, return_sequences=True, recurrent_dropout=0.2),
+            getattr(layers, layer)(5),
+            layers.Dense(1),
+        ]
+
+    step = {"LSTM": "lstm_step", "GRU": "gru_after_step", "SimpleRNN": "simple_rnn_step"}[layer]
+    expected = [step, f"{step}_back", "last_gradient"]
+    compare(body, x, y, "mse", lambda: keras.optimizers.SGD(0.05), launches, expected)

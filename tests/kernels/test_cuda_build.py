@@ -18,8 +18,7 @@ SOURCES = sorted(path.stem for path in Path(gpukeras.kernels.__file__).parent.gl
 # Turing, Ampere, Hopper and Blackwell. float32 for all; the others where they differ: Turing has no bfloat16.
 TARGETS = [
     *[("float32", architecture) for architecture in ("sm_75", "sm_80", "sm_90", "sm_100")],
-    *[(dtype, architecture) for dtype in ("float16", "bfloat16") for architecture in ("sm_75", "sm_100")],
-    ("float64", "sm_90"),
+    *[("float16", "sm_90"), ("bfloat16", "sm_75"), ("bfloat16", "sm_100"), ("float64", "sm_80")],
 ]
 
 # A processor has 65536 registers: at 64 a thread it takes 4 blocks of 256 threads at once, half of all that it could.
