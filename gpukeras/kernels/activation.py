@@ -4,11 +4,21 @@ import math
 
 import numpy as np
 
-from gpukeras.backend import devices, memory, threads
+from gpukeras.backend import cuda, devices, memory, threads
 from gpukeras.kernels import blocks, special
 from gpukeras.kernels.kernel import kernel
 
 __all__ = ["gelu", "gelu_by_tanh", "logistic", "relu", "relu_backward", "silu", "softmax", "softmax_backward"]
+
+_CUDA = cuda.Source("activation")
+
+
+def _elementwise(name, *arrays):
+    """Run a CUDA kernel on arrays of one shape, of which the last may be None."""
+    if not cuda.is_plain(*arrays):
+        return NotImplemented
+    _CUDA.elementwise(name, arrays[0], *arrays)
+    return None
 
 
 # --- ReLU ------------------------------------------------------------------------------------------------------
@@ -38,6 +48,13 @@ def relu(x):
     return y
 
 
+@relu.cuda
+def relu(x):
+    y = devices.array_module(x).empty_like(x)
+    _CUDA.elementwise("relu", x, x, y)
+    return y
+
+
 @relu.samples
 def relu(random, dtype):
     for shape in (*_ELEMENTWISE_SAMPLES, (3, 1_400_000)):
@@ -57,6 +74,15 @@ def relu_backward(dy, y):
         return relu_backward.reference(dy, y)
     dx = np.empty_like(dy)
     _in_blocks(lambda dpart, part, out: np.multiply(dpart, part > 0, out=out), dy, y, dx)
+    return dx
+
+
+@relu_backward.cuda
+def relu_backward(dy, y):
+    if not cuda.is_plain(dy, y):
+        return NotImplemented
+    dx = devices.array_module(dy).empty_like(dy)
+    _CUDA.elementwise("relu_backward", dy, dy, y, dx)
     return dx
 
 
@@ -126,6 +152,15 @@ def softmax(x, y, axis=-1):
     return y
 
 
+@softmax.cuda
+def softmax(x, y, axis=-1):
+    rows = _rows_view(axis, x.shape)
+    if rows is None or not cuda.is_plain(x, y):
+        return NotImplemented
+    _CUDA.rows("softmax", x, *rows, x, y)
+    return y
+
+
 @softmax.samples
 def softmax(random, dtype):
     for shape, axis in _SOFTMAX_SAMPLES:
@@ -179,6 +214,15 @@ def softmax_backward(y, dy, dx, axis=-1):
     return dx
 
 
+@softmax_backward.cuda
+def softmax_backward(y, dy, dx, axis=-1):
+    rows = _rows_view(axis, y.shape)
+    if rows is None or not cuda.is_plain(y, dy, dx):
+        return NotImplemented
+    _CUDA.rows("softmax_backward", y, *rows, y, dy, dx)
+    return dx
+
+
 @softmax_backward.samples
 def softmax_backward(random, dtype):
     for shape, axis in _SOFTMAX_SAMPLES:
@@ -199,6 +243,12 @@ def _columns_view(axis, shape):
     if last - first != len(axes):
         return None
     return math.prod(shape[:first]), math.prod(shape[first:last]), math.prod(shape[last:])
+
+
+def _rows_view(axis, shape):
+    """The shape (rows, columns) where the axes are the last ones, else None."""
+    view = _columns_view(axis, shape) if shape else None
+    return view[:2] if view is not None and view[2] == 1 else None
 
 
 # --- GELU ------------------------------------------------------------------------------------------------------
@@ -294,6 +344,11 @@ def _with_each(ufunc, x, number, out):
     ufunc(x[rows:], row[: x.size - rows], out=out[rows:])
 
 
+@gelu.cuda
+def gelu(x, y, slope=None):
+    return _elementwise("gelu", x, y, slope)
+
+
 @gelu.samples
 def gelu(random, dtype):
     for shape in _ELEMENTWISE_SAMPLES:
@@ -353,6 +408,11 @@ def _gelu_by_tanh_block(x, y, slope):
             slope += s
 
 
+@gelu_by_tanh.cuda
+def gelu_by_tanh(x, y, slope=None):
+    return _elementwise("gelu_by_tanh", x, y, slope)
+
+
 @gelu_by_tanh.samples
 def gelu_by_tanh(random, dtype):
     for shape in _ELEMENTWISE_SAMPLES:
@@ -393,6 +453,11 @@ def _logistic_block(x, y):
     np.reciprocal(y, out=y)
 
 
+@logistic.cuda
+def logistic(x, y):
+    return _elementwise("logistic", x, y)
+
+
 @logistic.samples
 def logistic(random, dtype):
     for shape in _ELEMENTWISE_SAMPLES:
@@ -428,6 +493,11 @@ def _silu_block(x, y, slope):
             np.subtract(1.0, s, out=slope)
             slope *= y
             slope += s
+
+
+@silu.cuda
+def silu(x, y, slope=None):
+    return _elementwise("silu", x, y, slope)
 
 
 @silu.samples

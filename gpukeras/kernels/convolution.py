@@ -10,9 +10,11 @@ with the weights as a matrix, and the weights' gradient the product of their tra
 How the CPU walks over columns, and back from them, is in `gpukeras.kernels.columns`.
 """
 
+import math
+
 import numpy as np
 
-from gpukeras.backend import blas, devices
+from gpukeras.backend import blas, cuda, devices
 from gpukeras.kernels import columns
 from gpukeras.kernels.columns import join_matrices, matrices_of, mirrored, places_of, split
 from gpukeras.kernels.kernel import kernel
@@ -27,6 +29,11 @@ __all__ = [
     "convolve_input_gradient",
     "convolve_kernel_gradient",
 ]
+
+_CUDA = cuda.Source("convolution")
+
+# Columns that a GPU makes take at most so many bytes; more images than fit go one part after the other.
+_MOST_COLUMNS = 256 << 20
 
 # Below so many elements the bias is added in one plain pass.
 _SMALL = 1 << 13
@@ -53,6 +60,21 @@ def convolve(x, weights, windows, bias=None):
         y = np.empty((len(x), *windows.grid, weights.shape[-1]), x.dtype)
         columns.gather(x, windows, groups, y, weights, bias)
         return y
+    return y if bias is None else add_bias(y, bias)
+
+
+@convolve.cuda(strided=("weights",))
+def convolve(x, weights, windows, bias=None):
+    if not _is_for_gpu(x, windows):
+        return NotImplemented
+    filters, groups = weights.shape[-1], x.shape[-1] // weights.shape[-2]
+    y = devices.array_module(x).empty((x.shape[0], *windows.grid, filters), x.dtype)
+    for images in _parts_on_gpu(x, windows):
+        made = _columns_on_gpu(x[images], windows, groups)
+        if groups == 1:
+            blas.matmul(made[0], weights.reshape(-1, filters), out=y[images].reshape(-1, filters))
+        else:
+            split(y[images], groups)[...] = blas.matmul(made, matrices_of(weights, groups))
     return y if bias is None else add_bias(y, bias)
 
 
@@ -89,6 +111,19 @@ def convolve_input_gradient(dy, weights, windows, groups):
     return dx
 
 
+@convolve_input_gradient.cuda(strided=("dy", "weights"))
+def convolve_input_gradient(dy, weights, windows, groups):
+    channels = groups * weights.shape[-2]
+    dx = devices.array_module(dy).empty((dy.shape[0], *windows.space, channels), dy.dtype)
+    if not _is_for_gpu(dx, windows):
+        return NotImplemented
+    transposed = matrices_of(weights, groups).swapaxes(1, 2)
+    for images in _parts_on_gpu(dx, windows):
+        made = _product(split(dy[images], groups), transposed).astype(dy.dtype, copy=False)
+        _CUDA.places("sum_of_columns", dx[images], channels, windows, groups, made, dx[images])
+    return dx
+
+
 @convolve_input_gradient.samples
 def convolve_input_gradient(random, dtype):
     for x, weights, windows in _samples(random, dtype):
@@ -108,6 +143,18 @@ def convolve_kernel_gradient(x, dy, windows, groups):
         d = blas.matmul(x.reshape(-1, x.shape[-1]).T, dy.reshape(-1, dy.shape[-1]))
         return d.reshape(*windows.size, *d.shape)
     return columns.gather(x, windows, groups, dy=dy)
+
+
+@convolve_kernel_gradient.cuda(strided=("dy",))
+def convolve_kernel_gradient(x, dy, windows, groups):
+    if not x.size or not _is_for_gpu(x, windows):
+        return NotImplemented
+    d = None
+    for images in _parts_on_gpu(x, windows):
+        made = _columns_on_gpu(x[images], windows, groups).swapaxes(1, 2)
+        share = _product(made, split(dy[images], groups))
+        d = share if d is None else d + share
+    return join_matrices(d, windows).astype(x.dtype, copy=False)
 
 
 @convolve_kernel_gradient.samples
@@ -134,6 +181,11 @@ def convolve_gradients(x, dy, weights, windows, groups):
     return dx, mirrored(d, groups)
 
 
+@convolve_gradients.cuda(strided=("dy", "weights"))
+def convolve_gradients(x, dy, weights, windows, groups):
+    return convolve_input_gradient(dy, weights, windows, groups), convolve_kernel_gradient(x, dy, windows, groups)
+
+
 @convolve_gradients.samples
 def convolve_gradients(random, dtype):
     for x, weights, windows in _samples(random, dtype):
@@ -152,6 +204,11 @@ def convolve_and_kernel_gradient(x, weights, dy, windows, groups):
         return convolve(x, weights, windows), convolve_kernel_gradient(x, dy, windows, groups)
     y = np.empty((len(x), *windows.grid, weights.shape[-1]), x.dtype)
     return y, columns.gather(x, windows, groups, y, weights, dy=dy)
+
+
+@convolve_and_kernel_gradient.cuda(strided=("weights", "dy"))
+def convolve_and_kernel_gradient(x, weights, dy, windows, groups):
+    return convolve(x, weights, windows), convolve_kernel_gradient(x, dy, windows, groups)
 
 
 @convolve_and_kernel_gradient.samples
@@ -178,6 +235,14 @@ def add_bias(y, bias):
     return y
 
 
+@add_bias.cuda
+def add_bias(y, bias):
+    if y.size > cuda.MAX_INDEX:
+        return NotImplemented
+    _CUDA.elementwise("add_bias", y, y.shape[-1], bias, y)
+    return y
+
+
 @add_bias.samples
 def add_bias(random, dtype):
     yield random((2, 5, 6, 3), dtype), random((3,), dtype)
@@ -199,6 +264,12 @@ def bias_gradient(dy):
     return lines.reshape(-1, filters).sum(axis=0)
 
 
+@bias_gradient.cuda
+def bias_gradient(dy):
+    filters = dy.shape[-1]
+    return _CUDA.columns("bias_gradient", dy, dy.size // filters, filters, 1, dy)[0]
+
+
 @bias_gradient.samples
 def bias_gradient(random, dtype):
     yield (random((2, 5, 6, 3), dtype),)
@@ -218,6 +289,38 @@ def _whole_columns(x, windows, groups):
     for i, (out, into) in enumerate(windows.taps):
         made[(*out, ..., i, slice(None))] = x[into]
     return made.reshape(-1, groups, windows.count * channels).transpose(1, 0, 2)
+
+
+def _product(a, b):
+    """a · b for each group; one group's matrices need no product in batches."""
+    return blas.matmul(a[0], b[0])[None] if len(a) == 1 else blas.matmul(a, b)
+
+
+def _is_for_gpu(x, windows):
+    """Whether CUDA kernels can number the elements of x (batch, *space, channels) and of one image's columns."""
+    size = math.prod(windows.grid) * windows.count * x.shape[-1]
+    return cuda.has_places(windows, x) and size <= cuda.MAX_INDEX
+
+
+def _columns_on_gpu(x, windows, groups):
+    """`_whole_columns` by one CUDA kernel, in one piece of memory."""
+    if windows.is_pointwise:
+        return split(x, groups)
+    rows, width = x.shape[0] * math.prod(windows.grid), windows.count * x.shape[-1] // groups
+    made = devices.array_module(x).empty((groups, rows, width), x.dtype)
+    _CUDA.places("columns", made, x.shape[-1], windows, groups, x, made)
+    return made
+
+
+def _parts_on_gpu(x, windows):
+    """Slices of images, those of x (batch, *space, channels), whose columns are no more than a GPU shall make at once.
+
+    A function of the shapes alone; a kernel numbers a part's elements in 32 bits.
+    """
+    size = math.prod(windows.grid) * windows.count * x.shape[-1]
+    most = min(_MOST_COLUMNS // x.dtype.itemsize, cuda.MAX_INDEX)
+    step = max(1, most // max(size, 1))
+    return [slice(start, start + step) for start in range(0, x.shape[0], step)]
 
 
 def _small_dy(random, dtype, x, weights, windows):

@@ -7,7 +7,7 @@ the passes find their block in cache, and sum by BLAS, which is faster than `sum
 
 import numpy as np
 
-from gpukeras.backend import devices, memory, threads
+from gpukeras.backend import cuda, devices, memory, threads
 from gpukeras.kernels import blocks
 from gpukeras.kernels.kernel import kernel
 from gpukeras.kernels.linear import ones
@@ -20,6 +20,8 @@ __all__ = [
     "layer_norm",
     "layer_norm_backward",
 ]
+
+_CUDA = cuda.Source("normalization")
 
 # Elements of batch normalization's blocks, which go to threads: long calls, or the threads wait for each other.
 # Measured on two threads for the moments of 32768 x 32: 3.5, 2.5, 1.5 and 1.1 ms with blocks of 2^15 to 2^18.
@@ -75,6 +77,14 @@ def batch_moments(x):
     return mean + rest, variance
 
 
+@batch_moments.cuda
+def batch_moments(x):
+    if x.shape[2] != 1 or not x.shape[0]:
+        return NotImplemented
+    moments = _CUDA.columns("batch_moments", x, *x.shape[:2], 2, x, join="moments_of_chunks")
+    return moments[0], moments[1]
+
+
 @batch_moments.samples
 def batch_moments(random, dtype):
     for shape in _SHAPES:
@@ -108,6 +118,14 @@ def batch_scale(x, mean, factor, offset, y):
     return y
 
 
+@batch_scale.cuda
+def batch_scale(x, mean, factor, offset, y):
+    if x.shape[2] != 1 or x.size > cuda.MAX_INDEX:
+        return NotImplemented
+    _CUDA.elementwise("batch_scale", x, x.shape[1], x, mean, factor, offset, y)
+    return y
+
+
 @batch_scale.samples
 def batch_scale(random, dtype):
     for shape in _SHAPES:
@@ -134,6 +152,14 @@ def batch_sums(x, mean, dy):
 
     total, product = _walk(compute, (mean,), (x, dy), 2)
     return total, product
+
+
+@batch_sums.cuda
+def batch_sums(x, mean, dy):
+    if x.shape[2] != 1:
+        return NotImplemented
+    sums = _CUDA.columns("batch_sums", x, *x.shape[:2], 2, x, mean, dy)
+    return sums[0], sums[1]
 
 
 @batch_sums.samples
@@ -167,6 +193,14 @@ def batch_scale_backward(x, mean, dy, factor, dy_mean, slope, dx):
         out *= factor
 
     _walk(compute, (mean, factor, dy_mean, slope), (x, dy, dx))
+    return dx
+
+
+@batch_scale_backward.cuda
+def batch_scale_backward(x, mean, dy, factor, dy_mean, slope, dx):
+    if x.shape[2] != 1 or x.size > cuda.MAX_INDEX:
+        return NotImplemented
+    _CUDA.elementwise("batch_scale_backward", x, x.shape[1], x, mean, dy, factor, dy_mean, slope, dx)
     return dx
 
 
@@ -233,6 +267,13 @@ def layer_norm(x, gamma, beta, z, y, epsilon, is_centred=True):
 
 
 _ROWS_SHAPES = (7, 5), (900, 80), (4100, 128), (3, 50000)
+
+
+@layer_norm.cuda
+def layer_norm(x, gamma, beta, z, y, epsilon, is_centred=True):
+    scale = devices.array_module(x).empty((len(x), 1), x.dtype)
+    _CUDA.rows("layer_norm", x, *x.shape, x, gamma, beta, epsilon, is_centred, z, y, scale)
+    return scale
 
 
 @layer_norm.samples
@@ -303,6 +344,16 @@ def layer_norm_backward(z, scale, gamma, dy, dx, needs_gamma, needs_beta, is_cen
 
     blocks.for_rows(block, rows, n, uses_blas=True)
     return tuple(sum(sums[start] for start in sorted(sums)) if sums else None for sums in (dgammas, dbetas))
+
+
+@layer_norm_backward.cuda
+def layer_norm_backward(z, scale, gamma, dy, dx, needs_gamma, needs_beta, is_centred=True):
+    dgamma = dbeta = None
+    if needs_gamma or needs_beta:
+        dgamma, dbeta = _CUDA.columns("layer_norm_sums", z, *z.shape, 2, z, dy)
+    if dx is not None:
+        _CUDA.rows("layer_norm_backward", z, *z.shape, z, scale, gamma, dy, is_centred, dx)
+    return dgamma if needs_gamma else None, dbeta if needs_beta else None
 
 
 @layer_norm_backward.samples

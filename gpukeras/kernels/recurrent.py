@@ -36,7 +36,7 @@ from typing import Any
 
 import numpy as np
 
-from gpukeras.backend import blas, devices, threads
+from gpukeras.backend import blas, cuda, devices, threads
 from gpukeras.kernels.kernel import kernel
 
 __all__ = [
@@ -50,6 +50,8 @@ __all__ = [
     "simple_rnn_backward",
     "simple_rnn_forward",
 ]
+
+_CUDA = cuda.Source("recurrent")
 
 
 def by_gate(matrix, gates):
@@ -87,6 +89,33 @@ def _step_back(t, dz, direct, dh, kernel, dropout, keep, first=0, last=None):
     if keep is not None:
         dz *= keep[t]
     dh[...] = _where_kept(keep, t, direct + _state_gradient(dz[:, first:last], kernel, dropout), dh)
+
+
+# --- What the forms for the GPU share --------------------------------------------------------------------------------
+
+
+def _in_one_piece(array):
+    """The array, if there is one, C-contiguous."""
+    return None if array is None else devices.array_module(array).ascontiguousarray(array)
+
+
+def _product(h, kernel, dropout):
+    """`_state_product` in the dtype of h, which NumPy's products of bfloat16 do not have."""
+    return _state_product(h, kernel, dropout).astype(h.dtype, copy=False)
+
+
+def _walk_back(step, direct, dz, dh, keep, sums):
+    """Call ``through = step(t, *running)`` for all steps, the last one first, and complete dh after it.
+
+    A step's CUDA kernel takes `running` after the number of elements: units, t, time, keep, through, direct. With the
+    last two it makes dh from what the step that was called before has left (`completed` in recurrent.cu).
+    """
+    through, time, units = None, len(dz), dh.shape[1]
+    for t in reversed(range(time)):
+        through = step(t, units, t, time, keep, through, direct).astype(dh.dtype, copy=False)
+    if through is not None:
+        _CUDA.singly("last_gradient", dh, units, time, keep, through, direct, dh)
+    return _whole(sums, time)
 
 
 # --- What the forms for the CPU share ------------------------------------------------------------------------------
@@ -260,6 +289,14 @@ def simple_rnn_forward(gates, h, kernel, dropout, keep):
     _forwards(walk, 1, time, batch, units)
 
 
+@simple_rnn_forward.cuda(strided=("kernel", "dropout", "keep"))
+def simple_rnn_forward(gates, h, kernel, dropout, keep):
+    _, time, _, units = gates.shape
+    keep = _in_one_piece(keep)
+    for t in range(time):
+        _CUDA.singly("simple_rnn_step", h[t], units, t, time, _product(h[t], kernel, dropout), keep, gates, h)
+
+
 @simple_rnn_forward.samples
 def simple_rnn_forward(random, dtype):
     for dropout, keep in _options(random, dtype, 1):
@@ -304,6 +341,17 @@ def simple_rnn_backward(dz, dy, dh, h, kernel, dropout, keep, sums=()):
             reached(start)
 
     return _backwards(walk, dz, dh.shape[1], sums)
+
+
+@simple_rnn_backward.cuda(strided=("kernel", "dropout", "keep", "dy"))
+def simple_rnn_backward(dz, dy, dh, h, kernel, dropout, keep, sums=()):
+    dy, keep = _in_one_piece(dy), _in_one_piece(keep)
+
+    def step(t, *running):
+        _CUDA.singly("simple_rnn_step_back", dh, *running, dy, h, dh, dz)
+        return _state_gradient(dz[t], kernel, dropout)
+
+    return _walk_back(step, None, dz, dh, keep, sums)
 
 
 @simple_rnn_backward.samples
@@ -370,6 +418,14 @@ def lstm_forward(gates, h, c, kernel, dropout, keep):
                     np.copyto(after, cs[t], where=masked[t])
 
     _forwards(walk, 4, time, batch, units)
+
+
+@lstm_forward.cuda(strided=("kernel", "dropout", "keep"))
+def lstm_forward(gates, h, c, kernel, dropout, keep):
+    _, time, _, units = gates.shape
+    keep = _in_one_piece(keep)
+    for t in range(time):
+        _CUDA.singly("lstm_step", c, units, t, time, _product(h[t], kernel, dropout), keep, gates, h, c)
 
 
 @lstm_forward.samples
@@ -453,6 +509,17 @@ def _lstm_factors(gates, factors):
     factors[0] = gates[1]
 
 
+@lstm_backward.cuda(strided=("kernel", "dropout", "keep", "dy"))
+def lstm_backward(dz, dy, dh, dc, gates, kernel, dropout, keep, sums=()):
+    dy, keep = _in_one_piece(dy), _in_one_piece(keep)
+
+    def step(t, *running):
+        _CUDA.singly("lstm_step_back", dh, *running, dy, gates, dh, dc, dz)
+        return _state_gradient(dz[t], kernel, dropout)
+
+    return _walk_back(step, None, dz, dh, keep, sums)
+
+
 @lstm_backward.samples
 def lstm_backward(random, dtype):
     for dropout, keep in _options(random, dtype, 4):
@@ -514,6 +581,15 @@ def gru_after_forward(gates, h, kernel, bias, dropout, keep):
                     np.copyto(after, hs[t], where=masked[t])
 
     _forwards(walk, 3, time, batch, units)
+
+
+@gru_after_forward.cuda(strided=("kernel", "dropout", "keep"))
+def gru_after_forward(gates, h, kernel, bias, dropout, keep):
+    _, time, _, units = gates.shape
+    keep = _in_one_piece(keep)
+    for t in range(time):
+        product = _product(h[t], kernel, dropout)
+        _CUDA.singly("gru_after_step", h[t], units, t, time, product, bias, keep, gates, h)
 
 
 @gru_after_forward.samples
@@ -591,6 +667,18 @@ def _gru_after_factors(gates, h, factors):
     rest[...] = z
 
 
+@gru_after_backward.cuda(strided=("kernel", "dropout", "keep", "dy"))
+def gru_after_backward(dz, dy, dh, gates, h, kernel, dropout, keep, sums=()):
+    dy, keep = _in_one_piece(dy), _in_one_piece(keep)
+    units, direct = dh.shape[1], devices.array_module(dh).empty_like(dh)
+
+    def step(t, *running):
+        _CUDA.singly("gru_after_step_back", dh, *running, dy, gates, h, dh, dz)
+        return _state_gradient(dz[t][:, units:], kernel, dropout)
+
+    return _walk_back(step, direct, dz, dh, keep, sums)
+
+
 @gru_after_backward.samples
 def gru_after_backward(random, dtype):
     for dropout, keep in _options(random, dtype, 3):
@@ -654,6 +742,19 @@ def gru_before_forward(gates, h, kernel, dropout, keep):
                     np.copyto(after, hs[t], where=masked[t])
 
     _forwards(walk, 3, time, batch, units)
+
+
+@gru_before_forward.cuda(strided=("kernel", "keep"))
+def gru_before_forward(gates, h, kernel, dropout, keep):
+    _, time, _, units = gates.shape
+    reset = devices.array_module(h).empty_like(h[0])
+    of_gates = None if dropout is None else dropout[:2]
+    keep = _in_one_piece(keep)
+    for t in range(time):
+        product = _product(h[t], kernel[:2], of_gates)
+        _CUDA.singly("gru_before_reset", reset, units, t, time, product, dropout, gates, h, reset)
+        product = blas.matmul(reset, kernel[2]).astype(h.dtype, copy=False)
+        _CUDA.singly("gru_before_step", reset, units, t, time, product, keep, gates, h)
 
 
 @gru_before_forward.samples
@@ -742,6 +843,24 @@ def _gru_before_factors(gates, h, factors):
     of_r *= h
     of_reset[...] = r
     direct[...] = z
+
+
+@gru_before_backward.cuda(strided=("kernel", "keep", "dy"))
+def gru_before_backward(dz, dy, dh, gates, h, kernel, dropout, keep, sums=()):
+    dy, keep = _in_one_piece(dy), _in_one_piece(keep)
+    time, units, xp = len(dz), dh.shape[1], devices.array_module(dh)
+    d_candidate, direct = xp.empty_like(dh), xp.empty_like(dh)
+    of_gates, of_candidate = kernel[:, : 2 * units], kernel[:, 2 * units :].T
+    masks = None if dropout is None else dropout[:2]
+
+    def step(t, *running):
+        _CUDA.singly("gru_before_candidate_back", dh, *running, dy, gates, h, dh, d_candidate, dz)
+        d_reset_h = blas.matmul(d_candidate, of_candidate).astype(dh.dtype, copy=False)
+        place = units, t, time, keep
+        _CUDA.singly("gru_before_reset_back", dh, *place, d_reset_h, dropout, gates, h, dh, direct, dz)
+        return _state_gradient(dz[t][:, : 2 * units], of_gates, masks)
+
+    return _walk_back(step, direct, dz, dh, keep, sums)
 
 
 @gru_before_backward.samples

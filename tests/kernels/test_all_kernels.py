@@ -1,15 +1,18 @@
 """Every kernel in every form gives what its reference gives, on the kernel's own samples."""
 
+import contextlib
 import importlib
 import pkgutil
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 import gpukeras.kernels
-from gpukeras.backend import devices
+from gpukeras.backend import cuda, devices, dtypes
 from gpukeras.kernels.kernel import registered_kernels
-from tests.helpers import assert_close
+from tests.emulator.compile import reason_to_skip, schedule
+from tests.helpers import TOLERANCES, assert_close
 
 for _module in pkgutil.iter_modules(gpukeras.kernels.__path__, "gpukeras.kernels."):
     importlib.import_module(_module.name)
@@ -24,7 +27,8 @@ def samples(kernel, dtype, seed):
     def random(shape, dtype):
         return devices.to_device(rng.standard_normal(shape).astype(dtype))
 
-    return list(kernel.sample_function(random, dtype))
+    with np.errstate(over="ignore"):  # of float16
+        return list(kernel.sample_function(random, dtype))
 
 
 def arrays_in(value):
@@ -63,3 +67,151 @@ def test_every_form_equals_the_reference(name, dtype, seed, both_devices):
         for a, b in zip(actual, wanted, strict=True):
             assert a.dtype == b.dtype, f"{name}: sample {i} gave {a.dtype}, the reference {b.dtype}"
             assert_close(a, b, dtype=dtype if a.dtype.kind == "f" else None, err_msg=f"{name}, sample {i}")
+
+
+# CUDA C on the emulator.
+
+CUDA_KERNELS = {name: kernel for name, kernel in KERNELS.items() if kernel.on_cuda is not None}
+GUARD = 16  # elements before and after every array, which no kernel may touch
+
+
+@pytest.fixture
+def emulator():
+    from tests.emulator import device
+
+    if reason_to_skip():
+        pytest.skip(reason_to_skip())
+    device.install()
+    return device
+
+
+@contextlib.contextmanager
+def recorded(launches):
+    """Within the block, the names of launched kernels are added to a list."""
+    launch = cuda.Source.launch
+
+    def recording(self, name, *args, **kwargs):
+        launches.append(name)
+        launch(self, name, *args, **kwargs)
+
+    cuda.Source.launch = recording
+    try:
+        yield
+    finally:
+        cuda.Source.launch = launch
+
+
+class Guarded:
+    """Copies of arrays with guards around them, on the emulator; `shift` elements off a boundary of 16 bytes."""
+
+    def __init__(self, device, shift):
+        self.device, self.shift = device, shift
+        self.copies = {}  # id of an array -> copy; the arrays, which must not go before the ids
+        self.bases = []
+
+    def __call__(self, value):
+        if isinstance(value, (tuple, list)):
+            return type(value)(self(item) for item in value)
+        if not isinstance(value, np.ndarray):
+            return value
+        if id(value) not in self.copies:
+            self.copies[id(value)] = value, self.device.EmulatorArray(self._copy(value))
+        return self.copies[id(value)][1]
+
+    def _copy(self, array):
+        if not array.flags.c_contiguous:
+            return array.copy("K")
+        base = np.empty(array.size + 2 * GUARD + self.shift, array.dtype)
+        base.view(np.uint8).fill(0xFF)
+        view = base[GUARD + self.shift : base.size - GUARD].reshape(array.shape)
+        view[...] = array
+        self.bases.append(base)
+        return view
+
+    def check(self, name):
+        for base in self.bases:
+            for guard in base[: GUARD + self.shift], base[base.size - GUARD :]:
+                assert (guard.view(np.uint8) == 0xFF).all(), f"{name} wrote beyond an array's end"
+
+
+def cast(value, names, dtype, copies):
+    """Arguments with the arrays of some dtypes in another one; what is one array stays one array."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(cast(item, names, dtype, copies) for item in value)
+    if getattr(getattr(value, "dtype", None), "name", None) in names:
+        if not isinstance(value, np.ndarray):
+            return dtype(value)
+        return copies.setdefault(id(value), (value, value.astype(dtype)))[1]
+    return value
+
+
+# Kernels whose float32 reference is itself off by more than the tolerance: they are compared with the float64 result,
+# and may be off by twice as much as the reference.
+JUDGED_BY_FLOAT64 = {
+    "gpukeras.kernels.optimizer.ftrl",  # digits cancel in the difference of two powers
+    "gpukeras.kernels.normalization.layer_norm_backward",  # NumPy adds up thousands of rows one after the other
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("name", sorted(CUDA_KERNELS))
+def test_cuda_form_equals_the_reference(name, dtype, seed, emulator):
+    kernel = CUDA_KERNELS[name]
+    is_short = dtype in ("float16", "bfloat16")
+    launches = []
+    # In the order of threads and on aligned arrays, then in another order and on arrays one element further.
+    for order, shift in ((0, 0), (seed, 1)) if dtype == "float32" else ((seed, 0),):
+        given_samples = samples(kernel, dtypes.as_dtype(dtype), seed)
+        if dtype == "bfloat16":  # which turns into float32 in a product with a number
+            given_samples = cast(given_samples, {"float32"}, ml_dtypes.bfloat16, {})
+        for i, args in enumerate(given_samples):
+            guarded = Guarded(emulator, shift)
+            given = guarded(args)
+            if is_short and not cuda.takes(
+                dict(enumerate(given))
+            ):  # the reference's business, which not all references are up to
+                continue
+            before = len(launches)
+            with devices.use_device("emulator"), schedule(order), recorded(launches), np.errstate(all="ignore"):
+                result = kernel(*given)
+            guarded.check(name)
+            if is_short and len(launches) == before:
+                continue
+            copies = (
+                cast(args, {"float32"}, np.float64, {}) if name in JUDGED_BY_FLOAT64 and dtype == "float32" else None
+            )
+            reference_args = cast(args, {"float16", "bfloat16"}, np.float32, {})
+            with np.errstate(all="ignore"):
+                reference = kernel.reference(*reference_args)
+                exact = copies and arrays_in((copies, kernel.reference(*copies)))
+            actual, wanted = arrays_in((given, result)), arrays_in((reference_args, reference))
+            assert len(actual) == len(wanted)
+            for k, (a, b) in enumerate(zip(actual, wanted, strict=True)):
+                assert a.dtype == b.dtype or (is_short and a.dtype.name == dtype and b.dtype == np.float32)
+                if exact:
+                    a, b = (np.abs(devices.to_numpy(v) - exact[k]).max() for v in (a, b))
+                    assert a <= 2 * b + 1e-6, f"{name}, sample {i}"
+                    continue
+                message = f"{name}, sample {i}, schedule {order}"
+                assert_close(a, b, dtype=dtype if a.dtype.name in TOLERANCES else None, err_msg=message)
+    assert launches, f"{name}: its CUDA form declined all samples"
+
+
+def test_columns_on_the_gpu_are_made_in_parts(emulator, monkeypatch, rng):
+    from gpukeras.kernels import convolution
+    from gpukeras.kernels.windows import windows_of
+
+    x, weights = rng.standard_normal((5, 7, 6, 4), "float32"), rng.standard_normal((3, 3, 4, 2), "float32")
+    windows = windows_of((7, 6), (3, 3), (1, 1), "same", (1, 1))
+    dy = rng.standard_normal((5, 7, 6, 2), "float32")
+    monkeypatch.setattr(convolution, "_MOST_COLUMNS", 2 * 7 * 6 * 9 * 4 * 4)  # two of five images
+    launches = []
+    with devices.use_device("emulator"), recorded(launches):
+        arrays = [emulator.EmulatorArray(a) for a in (x, weights, dy)]
+        y = convolution.convolve(*arrays[:2], windows)
+        dx = convolution.convolve_input_gradient(arrays[2], arrays[1], windows, 1)
+        dweights = convolution.convolve_kernel_gradient(arrays[0], arrays[2], windows, 1)
+    assert launches == ["columns"] * 3 + ["sum_of_columns"] * 3 + ["columns"] * 3
+    assert_close(y, convolution.convolve.reference(x, weights, windows))
+    assert_close(dx, convolution.convolve_input_gradient.reference(dy, weights, windows, 1))
+    assert_close(dweights, convolution.convolve_kernel_gradient.reference(x, dy, windows, 1))
