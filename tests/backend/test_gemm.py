@@ -372,6 +372,12 @@ def test_steps_of_a_batch_count_for_the_alignment(library):
     assert library.alignments == [{4}]
 
 
+def test_offsets_count_for_the_alignment(library):
+    q, k = [on_device(zeros(5, 4, 4, 1).transpose(0, 2, 1, 3)) for _ in range(2)]  # heads lie 4 bytes apart, samples 64
+    gemm.matmul(q, k.swapaxes(-1, -2))
+    assert library.alignments == [{4}] and len(library.launches) == 4
+
+
 def test_descriptors_are_destroyed_with_their_plan(library):
     gemm.matmul(on_device(zeros(3, 4)), on_device(zeros(4, 5)))
     gemm._planned.cache_clear()
