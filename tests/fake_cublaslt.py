@@ -49,7 +49,7 @@ class Library:
         return 0
 
     def cublasLtCreate(self, made):
-        return self._make(made, "")
+        return self.status.get("cublasLtCreate") or self._make(made, "")
 
     def cublasLtMatmulDescCreate(self, made, compute, scale):
         if scale != (1 if compute == 70 else 0):

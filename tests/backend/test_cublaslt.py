@@ -1,6 +1,7 @@
 """The binding of cuBLASLt: descriptors as the library keeps them, statuses in words, and how it is found."""
 
 import ctypes
+import itertools
 import sys
 import types
 
@@ -138,26 +139,28 @@ def read(real, kind, described, attribute, number):
     return value.value
 
 
-@pytest.mark.parametrize("epilogue", cublaslt.EPILOGUES)
-@pytest.mark.parametrize("is_transposed", [(False, False), (True, False), (False, True), (True, True)])
 @pytest.mark.parametrize("dtype", cublaslt.RESULTS)
-def test_real_descriptors_hold_what_was_said(dtype, is_transposed, epilogue, real):
-    out_dtype = cublaslt.RESULTS[dtype][-1]
-    leading = (9 if is_transposed[0] else 10, 11, 12)
-    settings = {"dtype": dtype, "out_dtype": out_dtype, "is_transposed": is_transposed, "leading": leading}
-    product = PLAIN._replace(**settings, count=6, strides=(100, 0, 1 << 33), epilogue=epilogue)
-    plan = cublaslt.Plan(product._replace(is_tf32=dtype == "float32"))
+def test_real_descriptors_hold_what_was_said(dtype, real):
+    settings = {"dtype": dtype, "out_dtype": cublaslt.RESULTS[dtype][-1], "is_tf32": dtype == "float32"}
+    for *is_transposed, epilogue in itertools.product([False, True], [False, True], cublaslt.EPILOGUES):
+        product = PLAIN._replace(**settings, is_transposed=tuple(is_transposed), epilogue=epilogue)
+        check_real(real, product._replace(leading=(10, 11, 12), count=6, strides=(100, 0, 1 << 33)))
+
+
+def check_real(real, product):
+    plan = cublaslt.Plan(product)
     described = [read(real, "MatmulDesc", plan.description, key, ctypes.c_int32) for key in (0, 1, 3, 4, 7)]
-    scale = 1 if dtype == "float64" else 0
-    compute = {"float32": 77, "float64": 70}.get(dtype, 68)
-    assert described == [compute, scale, is_transposed[1], is_transposed[0], cublaslt.EPILOGUES[epilogue]]
-    kinds = (dtype, dtype, out_dtype)
-    shapes = ((3, 4)[:: 1 if is_transposed[0] else -1], (4, 5)[:: 1 if is_transposed[1] else -1], (5, 3))
+    compute = {"float32": 77, "float64": 70}.get(product.dtype, 68)
+    scale = 1 if product.dtype == "float64" else 0
+    assert described == [compute, scale, *product.is_transposed[::-1], cublaslt.EPILOGUES[product.epilogue]]
+    shapes = [(4, 3), (5, 4), (5, 3)]  # in the library's eyes
     for which, matrix in enumerate((plan.a, plan.b, plan.out)):
         numbers = (ctypes.c_uint32, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int64, ctypes.c_int32, ctypes.c_int64)
         found = [read(real, "MatrixLayout", matrix, *pair) for pair in zip((0, 2, 3, 4, 5, 6), numbers, strict=True)]
-        kind = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}[kinds[which]]
-        assert found == [kind, *shapes[which], leading[which], 6, product.strides[which]]
+        dtype = product.out_dtype if which == 2 else product.dtype
+        kind = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}[dtype]
+        shape = shapes[which][:: -1 if which < 2 and product.is_transposed[which] else 1]
+        assert found == [kind, *shape, product.leading[which], 6, product.strides[which]]
 
 
 def test_real_search_has_the_arguments_in_order(real):

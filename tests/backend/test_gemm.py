@@ -1,5 +1,10 @@
 """Products of device arrays: every layout decision is executed by a cuBLASLt in Python, on NumPy memory."""
 
+import importlib.machinery
+import itertools
+import sys
+import types
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -8,8 +13,9 @@ from hypothesis import strategies as st
 
 import gpukeras as keras
 from gpukeras.backend import blas, cublaslt, devices, gemm
-from tests import fake_cublaslt, fake_cuda
+from tests import fake_cublaslt, fake_cuda, strict_device
 from tests.helpers import assert_close
+from tests.strict_device import StrictArray
 
 DTYPES = [np.dtype("float16"), np.dtype(ml_dtypes.bfloat16), np.dtype("float32"), np.dtype("float64")]
 
@@ -32,8 +38,6 @@ def library(monkeypatch):
 
 def on_device(array):
     """A device array over the same memory."""
-    from tests.strict_device import StrictArray
-
     return StrictArray(array)
 
 
@@ -351,6 +355,43 @@ def test_sums_are_of_matrices(library):
         gemm.matmul(a, b, epilogue="sum_of_b", vector=vector)
 
 
+@pytest.mark.parametrize("place", ["python", pytest.param("gpu", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_all_layouts_and_epilogues(place, dtype, request, rng):
+    """The same checks on a GPU, where there is one. Whole numbers are exact there too, in TF32 as well."""
+    xp = request.getfixturevalue("library").cupy if place == "python" else pytest.importorskip("cupy")
+    rows, inner, columns = 64, 48, 80
+
+    def made(*shape):
+        host = whole_numbers(rng, shape, dtype)
+        return host, xp.asarray(host)
+
+    def compare(actual, expected):
+        np.testing.assert_array_equal(devices.to_numpy(actual), expected.astype(actual.dtype))
+
+    lefts = [made(rows, inner), [x.T for x in made(inner, rows)], [x[:, :inner] for x in made(rows, inner + 8)]]
+    rights = [made(inner, columns), [x.T for x in made(columns, inner)], made(inner, 1)]
+    lefts += [made(3, rows, inner), [x.transpose(0, 2, 1, 3) for x in made(2, rows, 3, inner)]]
+    for (a, device_a), (b, device_b) in itertools.product(lefts, rights):
+        compare(gemm.matmul(device_a, device_b), product(a, b))
+    (q, device_q), (k, device_k) = [[x.transpose(0, 2, 1, 3) for x in made(2, rows, 3, inner)] for _ in range(2)]
+    compare(gemm.matmul(device_q, device_k.swapaxes(-1, -2)), product(q, k.swapaxes(-1, -2)))
+    (x, device_x), (dy, device_dy), (bias, device_bias) = made(inner, rows), made(inner, columns), made(columns)
+    y = product(x.T, dy) + bias.astype("float64")
+    compare(gemm.matmul(device_x.T, device_dy, epilogue="bias", vector=device_bias), y)
+    compare(gemm.matmul(device_x.T, device_dy, epilogue="relu_bias", vector=device_bias), np.maximum(y, 0))
+    smooth = gemm.matmul(device_x.T, device_dy, epilogue="gelu_bias", vector=device_bias)
+    assert_close(smooth, gelu(y).astype(dtype), dtype.name, scale=8)
+    for epilogue, summed in (("sum_of_a", x), ("sum_of_b", dy)):
+        vector = xp.empty(summed.shape[1], dtype)
+        compare(gemm.matmul(device_x.T, device_dy, epilogue=epilogue, vector=vector), product(x.T, dy))
+        compare(vector, summed.astype("float64").sum(0))
+    out = xp.zeros((rows, columns), "float64" if dtype == "float64" else "float32")
+    for _ in range(2):
+        gemm.matmul(device_x.T, device_dy, out, beta=1.0)
+    compare(out, 2 * product(x.T, dy))
+
+
 # --- Plans ---------------------------------------------------------------------------------------------------
 
 
@@ -440,6 +481,29 @@ def test_blas_sends_device_arrays_here(library, rng):
     whole = blas.matmul(on_device(a.astype("int32")), on_device(b.astype("int32")))  # CuPy's own
     np.testing.assert_array_equal(whole._array, product(a, b))
     assert len(library.launches) == 1
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (None, "Fake GPU"),
+        ({"cublasLtMatmul": 13}, "CUBLAS_STATUS_EXECUTION_FAILED"),
+        ({"cublasLtCreate": 1}, "CUBLAS_STATUS_NOT_INITIALIZED"),
+    ],
+)
+def test_a_probe_multiplies(failure, reason, library, monkeypatch):
+    cupy = library.cupy
+    cupy.__spec__ = importlib.machinery.ModuleSpec("cupy", None)
+    vars(cupy).update(ndarray=StrictArray, asnumpy=strict_device.to_numpy)
+    cupy.cuda.is_available = lambda: True
+    cupy.cuda.Device = lambda: types.SimpleNamespace(id=0)
+    cupy.cuda.runtime = types.SimpleNamespace(getDeviceProperties=lambda device: {"name": b"Fake GPU"})
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    library.status.update(failure or {})
+    for _ in range(2):  # a device that failed is not taken for one that works
+        is_usable, message = devices.probe()
+        assert is_usable is (failure is None) and reason in message
+        assert ("cupy" in devices._modules) is is_usable
 
 
 def test_a_model_trains_to_the_same_weights(library):
