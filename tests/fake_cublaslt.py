@@ -15,7 +15,7 @@ INVALID_VALUE, NOT_SUPPORTED = 7, 15
 SIZES = {
     "MatmulDesc": {3: 4, 4: 4, 7: 4, 8: 8},
     "MatrixLayout": {5: 4, 6: 8},
-    "MatmulPreference": {1: 8, 5: 4, 6: 4, 7: 4, 8: 4},
+    "MatmulPreference": {1: 8, 3: 4, 5: 4, 6: 4, 7: 4, 8: 4},
 }
 COMPUTE = {68: "float32", 70: "float64", 77: "float32"}
 BIAS, RELU_BIAS, GELU_BIAS, SUM_OF_A, SUM_OF_B = 4, 6, 36, 256, 512
@@ -76,6 +76,7 @@ class Library:
         description, search = self.objects[description], self.objects[search]
         assert self.objects[handle]["kind"] == "" and wanted == 1 and c == d
         self.alignments.append({search[attribute] for attribute in (5, 6, 7, 8)})
+        assert search.get(3, 7) == (2 if self.objects[d]["dtype"].itemsize == 2 else 7)  # no partial sums in 16 bits
         if description[7] in self.refused:
             return NOT_SUPPORTED
         count._obj.value = 0 if description["compute"] in self.refused else 1

@@ -16,14 +16,15 @@ import threading
 import weakref
 from typing import Any, NamedTuple
 
-__all__ = ["EPILOGUES", "RESULTS", "Plan", "Product", "enable_tf32", "handle", "is_tf32_enabled", "workspace"]
+__all__ = ["EPILOGUES", "Plan", "Product", "RESULTS", "enable_tf32", "handle", "is_tf32_enabled", "workspace"]
 
 # Numbers out of <cublasLt.h>, <cublas_api.h> and <library_types.h>; they are the same for CUDA 12 and 13.
 _TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
 _COMPUTE_FLOAT32, _COMPUTE_FLOAT64, _COMPUTE_TF32 = 68, 70, 77
 _TRANSPOSE_A, _TRANSPOSE_B, _EPILOGUE, _VECTOR = 3, 4, 7, 8  # attributes of a product
 _COUNT, _STRIDE = 5, 6  # of a matrix
-_MOST_WORKSPACE, _ALIGNMENTS = 1, (5, 6, 7, 8)  # of the search for an algorithm
+_MOST_WORKSPACE, _PARTIAL_SUMS, _ALIGNMENTS = 1, 3, (5, 6, 7, 8)  # of the search for an algorithm
+_IN_FLOAT32 = 2  # partial sums in the type that is computed in; others are in the result's type
 EPILOGUES = {None: 1, "bias": 4, "relu_bias": 6, "gelu_bias": 36, "sum_of_b": 256, "sum_of_a": 512}
 _STATUS = {
     1: "NOT_INITIALIZED",
@@ -164,6 +165,8 @@ class Plan:
         """Ask for the best algorithm on this GPU for addresses that `alignment` divides."""
         search = self._create("MatmulPreference")
         self._set("MatmulPreference", search, _MOST_WORKSPACE, ctypes.c_uint64(_WORKSPACE))
+        if self.product.out_dtype in ("float16", "bfloat16"):
+            self._set("MatmulPreference", search, _PARTIAL_SUMS, ctypes.c_uint32(_IN_FLOAT32))
         for attribute in _ALIGNMENTS:
             self._set("MatmulPreference", search, attribute, ctypes.c_uint32(alignment))
         if self.product.epilogue:

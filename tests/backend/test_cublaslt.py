@@ -165,7 +165,7 @@ def check_real(real, product):
 
 def test_real_search_has_the_arguments_in_order(real):
     """Without a handle it says that it is not initialized; with arguments out of place it says or does otherwise."""
-    plan = cublaslt.Plan(PLAIN._replace(epilogue="bias"))
+    plan = cublaslt.Plan(PLAIN._replace(dtype="float16", out_dtype="float16", epilogue="bias"))
     plan.handle = None
     with pytest.raises(RuntimeError, match="look for an algorithm for .*CUBLAS_STATUS_NOT_INITIALIZED"):
         plan._search(16)

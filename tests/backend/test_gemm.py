@@ -506,6 +506,32 @@ def test_a_probe_multiplies(failure, reason, library, monkeypatch):
         assert ("cupy" in devices._modules) is is_usable
 
 
+def test_arrays_of_cupy_itself(library, monkeypatch, rng):
+    """CuPy's own arrays, over host memory: where CuPy is installed, without a GPU too."""
+    cupy = pytest.importorskip("cupy")
+    monkeypatch.setattr(cupy.cuda, "get_device_id", lambda: 0)
+    monkeypatch.setattr(cupy.cuda, "get_current_stream", library.cupy.cuda.get_current_stream)
+    monkeypatch.setattr(cupy, "get_default_memory_pool", library.cupy.get_default_memory_pool)
+    devices.register_device("cupy", cupy, cupy.ndarray, cupy.asnumpy)
+
+    def over(host):
+        memory = cupy.cuda.UnownedMemory(host.ctypes.data, host.nbytes, host, 0)
+        return cupy.ndarray(host.shape, host.dtype, cupy.cuda.MemoryPointer(memory, 0))
+
+    for dtype in DTYPES:
+        a, b, kernel = [whole_numbers(rng, shape, dtype) for shape in ((2, 7, 3, 4), (2, 7, 3, 4), (3, 4))]
+        bias = whole_numbers(rng, (3,), dtype)
+        scores, out = np.zeros((2, 3, 7, 7), dtype), np.zeros((14, 3, 3), dtype)
+        gemm.matmul(over(a).transpose(0, 2, 1, 3), over(b).transpose(0, 2, 3, 1), over(scores))
+        np.testing.assert_array_equal(scores, product(a.transpose(0, 2, 1, 3), b.transpose(0, 2, 3, 1)).astype(dtype))
+        settings = {"epilogue": "relu_bias", "vector": over(bias)}
+        blas.matmul(over(a).reshape(14, 3, 4), over(kernel).T, over(out))
+        np.testing.assert_array_equal(out, product(a.reshape(14, 3, 4), kernel.T).astype(dtype))
+        gemm.matmul(over(a).reshape(14, 3, 4), over(kernel).T, over(out), beta=1.0, **settings)
+        expected = np.maximum(2 * product(a.reshape(14, 3, 4), kernel.T) + bias.astype("float64"), 0)
+        np.testing.assert_array_equal(out, expected.astype(dtype))
+
+
 def test_a_model_trains_to_the_same_weights(library):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(32, 6)).astype("float32"), rng.integers(0, 3, 32)
