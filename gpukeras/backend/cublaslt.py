@@ -227,7 +227,7 @@ def handle(device):
 
 
 @functools.cache
-def workspace(cupy, device, stream):
+def workspace(cupy, device, stream, thread=None):
     """Memory that products on a stream compute in. There for good, since a captured step holds its address.
 
     It comes from CuPy's own pool even while a capture has one of its own, which goes when its graph does.

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+import threading
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ __all__ = ["Operand", "arrange", "can_multiply", "matmul", "operand"]
 # One product of four axes may take several launches (see `arrange`). Beyond this number a copy is taken instead: a
 # launch costs a GPU a few microseconds, a copy of 50 MB about 25. An estimate, not measured.
 _MOST_LAUNCHES = 16
+
+_STREAM_OF_EACH_THREAD = 2  # CUDA's number for the default stream where each thread has one of its own
 
 
 def can_multiply(a, b, out=None):
@@ -63,7 +66,8 @@ def matmul(a, b, out=None, *, alpha=1.0, beta=0.0, epilogue=None, vector=None):
     if plan is None:
         matmul(a, b, result, alpha=alpha, beta=beta)
         return _finish(xp, epilogue, vector, a, b, result)
-    workspace = cublaslt.workspace(xp, device, stream).ptr
+    thread = threading.get_ident() if stream == _STREAM_OF_EACH_THREAD else None
+    workspace = cublaslt.workspace(xp, device, stream, thread).ptr
     at_a, at_b, at_out, at_vector = addresses
     for to_a, to_b, to_out in offsets:
         plan.run(at_a + to_a, at_b + to_b, at_out + to_out, at_vector, alpha, beta, workspace, stream)

@@ -39,7 +39,7 @@ def stream():
     """The calling thread's stream on its device; the first call makes it and makes it current.
 
     CuPy starts every thread on the null stream, where nothing can be recorded. A non-blocking stream does not wait for
-    that one, so what was launched there is waited for, once.
+    that one, so what was launched there is waited for, once. What another thread computes must be waited for as well.
     """
     cuda = _cupy().cuda
     device = cuda.get_device_id()

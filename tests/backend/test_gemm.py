@@ -3,6 +3,8 @@
 import importlib.machinery
 import itertools
 import sys
+import threading
+import time
 import types
 
 import ml_dtypes
@@ -436,6 +438,44 @@ def test_one_workspace_per_stream_out_of_the_common_pool(library):
     assert [launch["stream"] for launch in library.launches] == [0, 0, 1001]
     first, again, other = [launch["workspace"] for launch in library.launches]
     assert first == again != other
+
+
+def test_threads_with_default_streams_of_their_own_share_no_workspace(library):
+    a, stream = on_device(zeros(3, 3)), fake_cuda.Stream(library.cupy.cuda, 2, True)
+    stream.use()
+    gemm.matmul(a, a)
+    thread = threading.Thread(target=gemm.matmul, args=(a, a))
+    thread.start()
+    thread.join()
+    assert len({launch["workspace"] for launch in library.launches}) == 2
+
+
+def test_threads_share_a_plan_but_not_its_vector(library, rng):
+    """The library is told a vector's address before each product; another thread must not come in between."""
+    a, b = whole_numbers(rng, (3, 4), "float32"), whole_numbers(rng, (4, 5), "float32")
+    set_attribute = library._set
+
+    def set_slowly(kind, described, attribute, value, size):
+        status = set_attribute(kind, described, attribute, value, size)
+        time.sleep(0.001)  # others run
+        return status
+
+    library._set = set_slowly
+    faults = []
+
+    def work(number):
+        bias = np.full(5, number, "float32")
+        for _ in range(10):
+            y = gemm.matmul(on_device(a), on_device(b), epilogue="bias", vector=on_device(bias))
+            faults.extend([number] * (not np.array_equal(y._array, product(a, b) + number)))
+
+    work(0)
+    threads = [threading.Thread(target=work, args=(number,)) for number in (1, 2, 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
