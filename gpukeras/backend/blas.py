@@ -8,6 +8,8 @@ import threading
 
 import numpy as np
 
+from gpukeras.backend import devices
+
 __all__ = [
     "OWN_THREADS",
     "add_scaled",
@@ -25,6 +27,11 @@ OWN_THREADS = "gpukeras-"  # how the names of the threads of `threads.run` begin
 def matmul(a, b, out=None):
     """Matrix product of the last two axes, broadcast over the others; transposed views cost no copy."""
     if type(a) is not np.ndarray:
+        if devices.array_module(a).__name__ == "cupy":
+            from gpukeras.backend import gemm  # when first used
+
+            if gemm.can_multiply(a, b, out):
+                return gemm.matmul(a, b, out)  # CuPy's own products cannot be recorded into a graph
         product = a @ b
     elif a.dtype.kind == "V":  # bfloat16: NumPy has no product of its own for it
         product = np.matmul(a.astype(np.float32), b.astype(np.float32)).astype(a.dtype)

@@ -16,6 +16,7 @@ __all__ = [
     "array_module",
     "default_device",
     "default_module",
+    "gpu_memory",
     "is_array",
     "probe",
     "register_device",
@@ -50,15 +51,37 @@ def probe():
         return False, f"CuPy cannot be imported ({error}); {_INSTALL}"
     if not cupy.cuda.is_available():
         return False, "CuPy found no CUDA device, or the driver is too old for this CuPy"
-    try:
-        # Compiles a kernel, runs it, reads it back: a driver without headers fails here, not in training.
-        if float((cupy.arange(8, dtype=np.float32) * 2).sum()) != 56.0:
-            return False, "CuPy computed a wrong sum on this GPU"
-        name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
-    except Exception as error:
-        return False, f"CuPy cannot run a kernel ({type(error).__name__}: {error})"
     register_device("cupy", cupy, cupy.ndarray, cupy.asnumpy)
-    return True, name
+    reason = _try_gpu(cupy)
+    if reason is not None:
+        del _modules["cupy"]  # asked for again, it is probed again
+        return False, reason
+    return True, cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
+
+
+def _try_gpu(cupy):
+    """Why this GPU cannot compute, None if it can: what is missing fails here, not in training."""
+    from gpukeras.backend import gemm
+
+    try:
+        # Compiles a kernel, runs it, reads it back: needs CUDA's headers.
+        if float((cupy.arange(8, dtype=np.float32) * 2).sum()) != 56.0:
+            return "CuPy computed a wrong sum on this GPU"
+        ones = cupy.ones((2, 2), np.float32)
+        if float(gemm.matmul(ones, ones).sum()) != 8.0:  # needs cuBLASLt
+            return "cuBLASLt computed a wrong product on this GPU"
+    except Exception as error:
+        return f"CuPy cannot run a kernel ({type(error).__name__}: {error})"
+    return None
+
+
+def gpu_memory():
+    """Free and total bytes of the GPU, None where CuPy cannot tell."""
+    cupy = sys.modules.get("cupy")  # imported by `probe`, if at all
+    try:
+        return None if cupy is None else tuple(cupy.cuda.runtime.memGetInfo())
+    except Exception:
+        return None
 
 
 def default_device():
@@ -85,7 +108,8 @@ def set_default_device(name):
         usable, reason = probe()
         if not usable:
             raise RuntimeError(
-                f"The backend 'cupy' was asked for by name, but {reason}. Mend that, or set GPUKERAS_BACKEND=numpy."
+                f"The backend 'cupy' was asked for by name, but {reason}. Mend that (python -m gpukeras.doctor shows "
+                f"how), or set GPUKERAS_BACKEND=numpy."
             )
     elif name not in _modules:
         raise ValueError(

@@ -34,6 +34,7 @@ FLOORS = {
     "models": 9,
     "applications": 10,
     "datasets": 10,
+    "doctor": 10,
     "utils": 10,
 }
 FREE = {"__init__"}  # gpukeras/__init__.py may import everything

@@ -1,0 +1,260 @@
+"""CUDA graphs: the kernels of a step are recorded once and launched together from then on.
+
+What may not happen while a step is recorded: reading a device value or copying from the host (`float()`, `.get()`,
+`asarray` of a list), waiting for a stream or an event, CuPy's own products and random numbers. Any of them raises, and
+the step then runs kernel by kernel as before.
+
+A graph replays addresses, and keeps nothing alive. So what a step changes lives in arrays that it updates in place
+(weights, slots, counters, metric sums, inputs), and what it makes on the way comes from a pool of memory that belongs
+to the graph alone: from CuPy's common pool the same addresses would be handed to others after the recording.
+"""
+
+import collections
+import contextlib
+import gc
+import threading
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Graph", "GraphCache", "Scalars", "stream"]
+
+
+def _cupy():
+    """CuPy: the one place where this file reaches for it."""
+    import cupy
+
+    return cupy
+
+
+class _Streams(threading.local):
+    def __init__(self):
+        self.of_device = {}
+
+
+_streams = _Streams()
+
+
+def stream():
+    """The calling thread's stream on its device; the first call makes it and makes it current.
+
+    CuPy starts every thread on the null stream, where nothing can be recorded. A non-blocking stream does not wait for
+    that one, so what was launched there is waited for, once. What another thread computes must be waited for as well.
+    """
+    cuda = _cupy().cuda
+    device = cuda.get_device_id()
+    if device not in _streams.of_device:
+        cuda.get_current_stream().synchronize()
+        made = cuda.Stream(non_blocking=True)
+        made.use()
+        _streams.of_device[device] = made
+    return _streams.of_device[device]
+
+
+class Graph:
+    """A function of no arguments that is recorded when it has run often enough; call it once per step.
+
+    All but the last of the warm-up calls run as they are: the first steps make what stays (weights, optimizer slots)
+    and compile kernels. The last one runs in the graph's own pool, which then has the blocks that the recording needs.
+    The next call is recorded and launched; every later one is a launch. So each call does the step's work once, but the
+    function's Python code no longer runs: what it decides, it decides for good.
+
+    If recording fails, that call and all later ones run the function as it is. The function has then run in part
+    before, so its state on the host must bear that, as a training step does, which is a transaction.
+
+    Args:
+        function: Works in place on arrays that stay, and returns arrays, None, or tuples, lists and dictionaries of
+            them. Callers get copies, in memory that is their own.
+        warmup: The number of calls before the recording.
+
+    Attributes:
+        reason: Why the function cannot be recorded, None as long as it can.
+    """
+
+    def __init__(self, function, warmup=2):
+        self.function: Any = function
+        self.warmup = warmup
+        self.calls = 0
+        self.reason: str | None = None
+        self.stream: Any = None
+        self.pool: Any = None
+        self.graph: Any = None
+        self.outputs: Any = None
+
+    def __call__(self):
+        if self.function is None:
+            raise RuntimeError("This graph was closed; make a new one.")
+        if self.graph is None and self.reason is None and self.calls >= self.warmup:
+            self._record()
+        if self.graph is not None:
+            return self._in_order(self._launch)
+        if self.reason is not None:
+            return self.function()
+        is_last = self.calls == self.warmup - 1
+        outputs = self._in_order(self._run_in_pool if is_last else self.function)
+        self.calls += 1
+        return outputs
+
+    def _in_order(self, run):
+        """Run on the graph's stream, after what the caller's stream holds and before what it gets next."""
+        if self.stream is None:
+            self.stream = stream()
+        current = _cupy().cuda.get_current_stream()
+        if current.ptr == self.stream.ptr:
+            return _copied(run())
+        self.stream.wait_event(current.record())
+        with self.stream:
+            outputs = run()
+        current.wait_event(self.stream.record())
+        return _copied(outputs)  # by the caller's stream, to which the memory of the copies belongs
+
+    def _run_in_pool(self):
+        cupy = _cupy()
+        if self.pool is None:
+            # A pool that runs out of memory gives back its own free blocks only, so the common pool's go before.
+            cupy.get_default_memory_pool().free_all_blocks()
+            self.pool = cupy.cuda.MemoryPool()
+        with cupy.cuda.using_allocator(self.pool.malloc):
+            return self.function()
+
+    def _record(self):
+        if self.stream is None:
+            self.stream = stream()
+        was_enabled = gc.isenabled()
+        try:
+            self.stream.synchronize()
+            gc.collect()
+            gc.disable()  # a dead event or graph that is destroyed in the middle could end the recording
+            with self.stream:
+                self._capture()
+            self.graph.upload(self.stream)
+        except Exception as error:
+            self.reason = f"{type(error).__name__}: {error}"
+        finally:
+            if was_enabled:
+                gc.enable()
+            if self.reason is not None or self.graph is None:
+                gc.collect()  # frames of the error that hold arrays of the pool
+                self._release()
+
+    def _capture(self):
+        self.stream.begin_capture()
+        try:
+            outputs = self._run_in_pool()
+        except BaseException:
+            with contextlib.suppress(Exception):  # an invalid capture reports that once more
+                self.stream.end_capture()
+            raise
+        self.graph = self.stream.end_capture()
+        self.outputs = outputs
+
+    def _launch(self):
+        self.graph.launch(self.stream)
+        return self.outputs
+
+    def _release(self):
+        """Give back the graph and its memory: a pool that is merely forgotten keeps its blocks for ever."""
+        if self.graph is not None:
+            self.stream.synchronize()  # a launch may be running
+        self.graph = self.outputs = None
+        pool, self.pool = self.pool, None
+        if pool is not None:
+            pool.free_all_blocks()
+
+    def close(self):
+        """Free the graph and its memory. It cannot be called any more."""
+        self._release()
+        self.function = None
+
+    def __del__(self):
+        with contextlib.suppress(Exception):  # at the end of the process CuPy may be gone
+            self.close()
+
+
+def _copied(outputs):
+    """The outputs with every array copied, out of memory that the next launch writes."""
+    if outputs is None:
+        return None
+    if isinstance(outputs, dict):
+        return {name: _copied(output) for name, output in outputs.items()}
+    if isinstance(outputs, (tuple, list)):
+        return type(outputs)([_copied(output) for output in outputs])
+    if not hasattr(outputs, "strides"):
+        raise TypeError(f"A recorded function returns arrays, but one output is a {type(outputs).__name__}.")
+    return outputs.copy()
+
+
+class GraphCache:
+    """The graphs of one program by signature, of which those used last are kept; for one thread.
+
+    A signature is all that the function's Python code depends on: shapes and types of the inputs, whether it trains,
+    which variables it trains, and so on.
+
+    Args:
+        limit: How many graphs are kept; each holds the memory of a step.
+    """
+
+    def __init__(self, limit=8):
+        self.limit = limit
+        self._graphs: collections.OrderedDict[Any, Graph] = collections.OrderedDict()
+
+    def __len__(self):
+        return len(self._graphs)
+
+    def __contains__(self, signature):
+        return signature in self._graphs
+
+    def get(self, signature, make, warmup=2):
+        """The graph of a signature; a new one records the function that ``make()`` returns."""
+        graph = self._graphs.get(signature)
+        if graph is not None:
+            self._graphs.move_to_end(signature)
+            return graph
+        function = make()
+        while len(self._graphs) >= self.limit:
+            self._graphs.popitem(last=False)[1].close()
+        graph = self._graphs[signature] = Graph(function, warmup)
+        return graph
+
+    def clear(self):
+        """Close all graphs."""
+        while self._graphs:
+            self._graphs.popitem()[1].close()
+
+
+class Scalars:
+    """Numbers that change from step to step and that recorded kernels read from memory, such as a learning rate.
+
+    Floats are kept as float32 and whole numbers as int32, side by side in the order given, so that a kernel may take
+    the address of `array` for that of a struct. What kernels themselves advance, such as a step count, is not for here.
+
+    Args:
+        values: Each number's name and first value.
+
+    Attributes:
+        array: All of them, as bytes.
+    """
+
+    def __init__(self, **values):
+        self._values = dict(values)
+        types = {name: np.int32 if isinstance(value, int) else np.float32 for name, value in values.items()}
+        host = np.concatenate([np.array([values[name]], types[name]).view(np.uint8) for name in values])
+        self.array = _cupy().asarray(host)
+        self._views = {
+            name: self.array[4 * i : 4 * i + 4].view(types[name]).reshape(()) for i, name in enumerate(values)
+        }
+
+    def __getitem__(self, name):
+        return self._views[name]
+
+    def update(self, **values):
+        """Write the numbers that have changed, for the launches that follow; not while a step is recorded."""
+        for name, value in values.items():
+            if name not in self._values:
+                raise ValueError(f"There is no number {name!r} among {', '.join(self._values)}.")
+            if isinstance(self._values[name], int) and not isinstance(value, int):
+                raise TypeError(f"The number {name!r} is whole, but got {value!r}.")
+            if value != self._values[name]:
+                view = self._views[name]
+                view.set(np.array(value, view.dtype))
+                self._values[name] = value

@@ -1,0 +1,306 @@
+"""What is installed, what it would compute with, and the cure for what is missing: ``python -m gpukeras.doctor``.
+
+Exit status 0 where the device that ``GPUKERAS_BACKEND`` asks for can be used, else 1.
+"""
+
+import ctypes
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import re
+import sys
+from typing import NamedTuple
+
+from gpukeras.backend import devices, threads
+
+__all__ = ["Facts", "Finding", "diagnose", "examine", "exit_status", "main"]
+
+_LEAST_MEMORY = 512 << 20  # bytes: a context, cuBLASLt's workspace and a small model
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What is so on a machine; what cannot be found out is None.
+
+    Args:
+        asked: The value of GPUKERAS_BACKEND.
+        versions: Name and version of what is installed, among what gpukeras uses.
+        blas: NumPy's BLAS, with its version.
+        threads: How many threads gpukeras uses, or why it cannot tell.
+        cores: How many the process may use.
+        cupy: Name and version of each CuPy distribution; there should be one.
+        driver: The newest CUDA version that NVIDIA's driver runs, as 12040 for 12.4.
+        driver_error: What the driver answers when it is started, 0 for all well.
+        visible: The value of CUDA_VISIBLE_DEVICES.
+        headers, library: Where CUDA's headers and cuBLASLt are found, "" for nowhere.
+        memory: Free and total bytes of the GPU.
+        is_usable: Whether CuPy can compute here.
+        message: The GPU's name, or why CuPy cannot.
+
+    Example:
+        >>> exit_status(Facts(asked="cupy", is_usable=False))
+        1
+    """
+
+    asked: str = "auto"
+    versions: tuple = ()
+    blas: str | None = None
+    threads: int | str = 1
+    cores: int = 1
+    cupy: tuple = ()
+    driver: int | None = None
+    driver_error: int = 0
+    visible: str | None = None
+    headers: str | None = None
+    library: str | None = None
+    memory: tuple | None = None
+    is_usable: bool = False
+    message: str = ""
+
+
+class Finding(NamedTuple):
+    """One line of the report.
+
+    Example:
+        >>> print(Finding("CuPy is not installed", "pip install 'gpukeras[cuda12]'"))
+        !!  CuPy is not installed: pip install 'gpukeras[cuda12]'
+    """
+
+    text: str
+    cure: str = ""  # none where all is well
+
+    def __str__(self):
+        return f"!!  {self.text}: {self.cure}" if self.cure else f"ok  {self.text}"
+
+
+# --- Diagnoses: each a function of facts ----------------------------------------------------------------------
+
+
+def _installed(facts):
+    """The versions, in one line."""
+    return Finding(", ".join(f"{name} {version}" for name, version in facts.versions))
+
+
+def _products(facts):
+    """NumPy's BLAS and the threads."""
+    if isinstance(facts.threads, str):
+        return Finding(facts.threads, "unset it, or give it a number")
+    kind = facts.blas or "a BLAS that does not tell its name"
+    text = f"NumPy multiplies by {kind}, {_count(facts.threads, 'thread')} on {_count(facts.cores, 'core')}"
+    if facts.threads < facts.cores and facts.threads == 1:
+        return Finding(text, "GPUKERAS_NUM_THREADS and OPENBLAS_NUM_THREADS set the number of threads")
+    return Finding(text)
+
+
+def _driver(facts):
+    """No driver, no GPU, or a driver that does not start."""
+    if facts.driver is None:
+        return Finding(
+            "There is no NVIDIA driver",
+            "install the one for your GPU from nvidia.com/drivers; in a container, start it with --gpus all",
+        )
+    runs = f"NVIDIA's driver for CUDA {_cuda(facts.driver)}"
+    if facts.driver_error == 0:
+        return Finding(runs)
+    if facts.driver_error == 100:
+        if facts.visible is not None:
+            return Finding(f"{runs} sees no GPU", f"CUDA_VISIBLE_DEVICES is {facts.visible!r}; unset it")
+        return Finding(f"{runs} sees no GPU", "nvidia-smi -L lists GPUs; a container needs --gpus all")
+    if facts.driver_error in (803, 804):
+        return Finding(f"{runs} and its kernel module are of different versions", "restart the machine")
+    return Finding(
+        f"{runs} does not start, CUDA error {facts.driver_error}", "nvidia-smi says more; restart the machine"
+    )
+
+
+def _cupy(facts):
+    """No CuPy, two of them, or one of an unsuitable version."""
+    if not facts.cupy:
+        return Finding("CuPy is not installed", f"pip install {_extra(facts)}")
+    names = " and ".join(f"{name} {version}" for name, version in facts.cupy)
+    remove = "pip uninstall -y " + " ".join(name for name, _ in facts.cupy)
+    if len(facts.cupy) > 1:
+        return Finding(f"{names} are installed into one folder", f"{remove}, then pip install {_extra(facts)}")
+    release = tuple(int(number) for number in re.findall(r"\d+", facts.cupy[0][1])[:2])
+    if not (14, 2) <= release < (15,):
+        return Finding(f"{names} is not 14.2 or a later 14", f"pip install {_extra(facts)}")
+    return Finding(names)
+
+
+def _age(facts):
+    """A driver that is older than the CUDA that CuPy was built for."""
+    needed = _cuda_of_cupy(facts)
+    if needed is None or facts.driver is None or facts.driver >= needed * 1000:
+        return None
+    text = f"CuPy is built for CUDA {needed}, but the driver ends at {_cuda(facts.driver)}"
+    if needed == 13 and facts.driver >= 12000:
+        return Finding(text, "update the driver, or pip uninstall -y cupy-cuda13x and pip install 'gpukeras[cuda12]'")
+    return Finding(text, "update the driver")
+
+
+def _toolkit(facts):
+    """Headers, which CuPy's kernels are compiled with, and the library of products."""
+    if not facts.cupy or facts.headers is None:
+        return None
+    missing = [name for name, place in (("headers", facts.headers), ("cuBLASLt", facts.library)) if not place]
+    if missing:
+        return Finding(f"CUDA's {' and '.join(missing)} were not found", f"pip install {_extra(facts)}")
+    return Finding(f"CUDA's headers in {facts.headers}, cuBLASLt in {facts.library}")
+
+
+def _memory(facts):
+    """A GPU whose memory others hold."""
+    if facts.memory is None:
+        if "OutOfMemory" in facts.message or "MemoryAllocation" in facts.message:
+            return Finding("The GPU has no memory left", "nvidia-smi lists the processes that hold it")
+        return None
+    free, total = facts.memory
+    text = f"{free / 2**30:.1f} of {total / 2**30:.1f} GB of the GPU's memory are free"
+    return Finding(text, "nvidia-smi lists the processes that hold it" if free < _LEAST_MEMORY else "")
+
+
+def _verdict(facts):
+    """What gpukeras would compute with."""
+    if facts.asked not in ("auto", "numpy", "cupy"):
+        return Finding(f"GPUKERAS_BACKEND is {facts.asked!r}", "set it to auto, numpy or cupy")
+    reason = facts.message.partition("\n")[0].partition(";")[0]  # the cure stands above
+    if facts.asked == "numpy":
+        return Finding("gpukeras computes with NumPy, as GPUKERAS_BACKEND asks")
+    if facts.is_usable:
+        return Finding(f"gpukeras computes with CuPy on {facts.message}")
+    if facts.asked == "cupy":
+        return Finding(
+            f"gpukeras cannot compute as GPUKERAS_BACKEND asks: {reason}",
+            "mend that, or set GPUKERAS_BACKEND=numpy",
+        )
+    return Finding(f"gpukeras computes with NumPy: {reason}")
+
+
+def diagnose(facts):
+    """The report's lines, the verdict last. Where NumPy is asked for, the GPU is left out."""
+    of_gpu = () if facts.asked == "numpy" else (_driver, _cupy, _age, _toolkit, _memory)
+    found = [diagnosis(facts) for diagnosis in (_installed, _products, *of_gpu, _verdict)]
+    return [finding for finding in found if finding is not None]
+
+
+def exit_status(facts):
+    """0 where the device that is asked for can be used; NumPy always can."""
+    return 0 if facts.asked in ("auto", "numpy") or (facts.asked == "cupy" and facts.is_usable) else 1
+
+
+def _count(number, noun):
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _cuda(version):
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
+def _cuda_of_cupy(facts):
+    """The CUDA version that the installed wheel is for."""
+    found = [re.fullmatch(r"cupy-cuda(\d\d)\w*", name) for name, _ in facts.cupy]
+    return int(found[0][1]) if len(found) == 1 and found[0] else None
+
+
+def _extra(facts):
+    """What to install with this driver."""
+    return "'gpukeras[cuda13]'" if facts.driver is not None and facts.driver >= 13000 else "'gpukeras[cuda12]'"
+
+
+# --- Finding out ----------------------------------------------------------------------------------------------
+
+
+def examine():
+    """The facts about this machine."""
+    asked = os.environ.get("GPUKERAS_BACKEND", "auto")
+    driver, driver_error = _start_driver()
+    headers, library = _find_toolkit()
+    is_usable, message = devices.probe() if asked in ("auto", "cupy") else (False, "")
+    try:
+        number = threads.count()
+    except ValueError as error:
+        number = str(error).rstrip(".")
+    return Facts(
+        asked=asked,
+        versions=_versions(),
+        blas=_blas(),
+        threads=number,
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cupy=_cupy_distributions(),
+        driver=driver,
+        driver_error=driver_error,
+        visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        headers=headers,
+        library=library,
+        memory=devices.gpu_memory() if asked in ("auto", "cupy") else None,
+        is_usable=is_usable,
+        message=message,
+    )
+
+
+def _versions():
+    found = [("Python", platform.python_version())]
+    for name in ("gpukeras", "numpy", "h5py", "ml_dtypes", "threadpoolctl"):
+        try:
+            found.append((name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            found.append((name, "without a version"))
+    return tuple(found)
+
+
+def _blas():
+    import threadpoolctl
+
+    found = threadpoolctl.threadpool_info()
+    kinds = [library for library in found if library["user_api"] == "blas"]
+    bundled = [library for library in kinds if "numpy" in library["filepath"]]
+    for library in (*bundled, *kinds):
+        return f"{library['internal_api']} {library['version']}"
+    return None
+
+
+def _cupy_distributions():
+    """All that installs the folder `cupy`: pip lets several of them write into it."""
+    found = set()
+    for distribution in importlib.metadata.distributions():
+        name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
+        if re.fullmatch(r"cupy(-cuda\d+x?|-rocm-[\d-]+)?", name):
+            found.add((name, distribution.version))
+    return tuple(sorted(found))
+
+
+def _start_driver():
+    """The newest CUDA version of NVIDIA's driver, None without one, and what its start returns."""
+    try:
+        library = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return None, 0
+    version = ctypes.c_int()
+    library.cuDriverGetVersion(ctypes.byref(version))
+    return version.value, library.cuInit(0)
+
+
+def _find_toolkit():
+    """Where CUDA's headers and cuBLASLt are; None for both without the finder that comes with CuPy."""
+    try:
+        from cuda import pathfinder
+    except ImportError:
+        return None, None
+    try:
+        library = pathfinder.load_nvidia_dynamic_lib("cublasLt").abs_path
+    except pathfinder.DynamicLibNotFoundError:
+        library = ""
+    return pathfinder.find_nvidia_header_directory("cudart") or "", library
+
+
+def main():
+    """Print the report; returns the exit status."""
+    facts = examine()
+    for finding in diagnose(facts):
+        print(finding)
+    return exit_status(facts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,331 @@
+"""Recording and replaying steps, on a CUDA that keeps account of every call."""
+
+import gc
+import threading
+
+import numpy as np
+import pytest
+
+from gpukeras.backend import blas, graphs
+from tests import fake_cuda
+from tests.strict_device import StrictArray
+
+READ_BACK = ValueError("a device value was read")
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    cupy = fake_cuda.install(monkeypatch)
+    monkeypatch.setattr(graphs, "_cupy", lambda: cupy)
+    monkeypatch.setattr(graphs, "_streams", graphs._Streams())
+    return cupy.cuda
+
+
+class Step:
+    """Counts up in place: one kernel on state that stays, one on an output of its own."""
+
+    def __init__(self, cuda):
+        self.cuda = cuda
+        self.state = np.zeros(2)
+        self.runs = 0  # of the Python code
+        self.failure = None  # raised when the code runs for the third time
+        self.allocators = []
+        self.gc = []
+
+    def __call__(self):
+        self.runs += 1
+        self.allocators.append(self.cuda.allocators[-1].__self__ if self.cuda.allocators else None)
+        self.gc.append(gc.isenabled())
+        output = np.empty(2)
+
+        def add():
+            self.state += 1
+
+        def write():
+            output[...] = self.state * 10
+
+        self.cuda.kernel(add)
+        if self.failure is not None and self.cuda.current.recording is not None:
+            raise self.failure
+        self.cuda.kernel(write)
+        return StrictArray(output)
+
+
+@pytest.fixture
+def step(cuda):
+    return Step(cuda)
+
+
+def test_each_call_does_the_work_once(cuda, step):
+    graph = graphs.Graph(step)
+    results = [graph() for _ in range(6)]
+    assert [result._array[0] for result in results] == [10, 20, 30, 40, 50, 60]  # each keeps its own
+    assert step.state[0] == 6 and step.runs == 3 and graph.reason is None
+    assert cuda.names().count("launch") == 4 and cuda.names().count("begin_capture") == 1
+
+
+def test_the_order_of_calls(cuda, step):
+    graph = graphs.Graph(step)
+    for _ in range(4):
+        graph()
+    ours = graph.stream.ptr
+    assert cuda.log == [
+        ("synchronize", 0),  # what was launched before on the null stream
+        ("Stream", True),
+        ("common.free_all_blocks",),
+        ("synchronize", ours),
+        ("begin_capture", ours),
+        ("end_capture", ours),
+        ("upload", ours),
+        ("launch", ours),
+        ("launch", ours),
+    ]
+
+
+def test_memory_of_the_graph_is_its_own(cuda, step):
+    graph = graphs.Graph(step, warmup=3)
+    for _ in range(5):
+        graph()
+    assert step.allocators == [None, None, graph.pool, graph.pool]  # what stays is made outside
+    assert cuda.allocators == []
+
+
+def test_no_garbage_is_collected_while_recording(cuda, step):
+    graph = graphs.Graph(step)
+    for _ in range(3):
+        graph()
+    assert step.gc == [True, True, False] and gc.isenabled()
+    gc.disable()
+    try:
+        step.gc.clear()
+        graphs.Graph(step, warmup=0)()
+        assert step.gc == [False] and not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("place", "ends"),
+    [("begin_capture", 0), ("function", 1), ("end_capture", 1), ("upload", 1), ("function and end_capture", 1)],
+)
+def test_what_cannot_be_recorded_runs_as_it_is(place, ends, cuda, step):
+    error = fake_cuda.CUDARuntimeError("cudaErrorStreamCaptureUnsupported: not while capturing")
+    for name in ("begin_capture", "end_capture", "upload"):
+        if name in place:
+            cuda.failures[name] = error
+    if "function" in place:
+        step.failure = READ_BACK
+    graph = graphs.Graph(step)
+    results = [graph() for _ in range(5)]
+    assert [result._array[0] for result in results] == [10, 20, 30, 40, 50]
+    expected = READ_BACK if "function" in place else error
+    assert graph.reason == f"{type(expected).__name__}: {expected}"
+    names = cuda.names()
+    assert names.count("begin_capture") == 1 and names.count("end_capture") == ends  # tried once, ended properly
+    assert names.count("launch") == 0
+    assert graph.pool is None and "pool.free_all_blocks" in names
+    assert cuda.allocators == [] and gc.isenabled() and cuda.current is graph.stream
+    assert graph.stream.recording is None
+
+
+def test_an_interrupt_while_recording_is_no_reason(cuda, step):
+    graph = graphs.Graph(step)
+    graph()
+    graph()
+    step.failure = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        graph()
+    assert graph.reason is None and graph.graph is None and graph.pool is None
+    assert graph.stream.recording is None and gc.isenabled() and cuda.allocators == []
+    assert step.state[0] == 2  # the step that was interrupted did nothing
+    step.failure = None
+    assert graph()._array[0] == 30 and graph.graph is not None
+
+
+def test_an_error_of_a_step_that_is_not_recorded_is_the_callers(cuda):
+    def fail():
+        raise ValueError("labels out of range")
+
+    graph = graphs.Graph(fail)
+    for _ in range(4):
+        with pytest.raises(ValueError, match="labels"):
+            graph()
+    assert graph.reason is None and graph.calls == 0
+
+
+def test_closing_frees_the_graph_before_its_pool(cuda, step):
+    graph = graphs.Graph(step)
+    for _ in range(3):
+        graph()
+    ours, pool = graph.stream.ptr, graph.pool
+    pool.malloc(8)
+    cuda.log.clear()
+    graph.close()
+    assert cuda.log == [("synchronize", ours), ("pool.free_all_blocks",)]  # a launch may be running
+    assert pool not in cuda.live_pools and graph.graph is None and graph.outputs is None
+    graph.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        graph()
+
+
+def test_a_forgotten_graph_frees_its_memory(cuda, step):
+    graph = graphs.Graph(step)
+    graph()
+    graph()
+    graph.pool.malloc(8)
+    assert cuda.live_pools
+    del graph
+    assert not cuda.live_pools
+
+
+def test_a_callers_stream_is_waited_for(cuda, step):
+    graph = graphs.Graph(step)
+    graph()
+    ours = graph.stream.ptr
+    theirs = cuda.Stream(non_blocking=True)
+    for _ in range(3):
+        cuda.log.clear()
+        with theirs:
+            graph()
+            assert cuda.current is theirs
+        order = [entry for entry in cuda.log if entry[0] in ("record", "wait_event", "launch")]
+        waits = [("record", theirs.ptr), ("wait_event", ours, ("event of", theirs.ptr))]
+        waited = [("record", ours), ("wait_event", theirs.ptr, ("event of", ours))]
+        assert [entry for entry in order if entry[0] != "launch"] == waits + waited
+        assert ("launch", ours) not in order or order.index(("launch", ours)) == 2
+
+
+def test_outputs_of_every_form_are_copied(cuda):
+    array = StrictArray(np.ones(2))
+    outputs = {"loss": array, "parts": (array, [array, None])}
+    graph = graphs.Graph(lambda: outputs, warmup=0)
+    copied = graph()
+    assert copied["parts"][1][1] is None and type(copied["parts"]) is tuple and type(copied["parts"][1]) is list
+    for one in (copied["loss"], copied["parts"][0], copied["parts"][1][0]):
+        assert one is not array and one._array[0] == 1
+    with pytest.raises(TypeError, match="returns arrays, but one output is a str"):
+        graphs.Graph(lambda: "loss")()
+
+
+@pytest.mark.gpu
+def test_a_gpu_replays_a_step(rng):
+    """Ten steps, of which the last eight are launches, to the same bits as ten steps without a graph."""
+    import cupy
+
+    start = rng.normal(size=(64, 64)).astype("float32") / 8
+    x = cupy.asarray(rng.normal(size=(32, 64)).astype("float32"))
+
+    def step_on(weights):
+        y = cupy.maximum(blas.matmul(x, weights), 0)
+        weights -= 0.01 * blas.matmul(x.T, y)
+        return (y * y).sum()
+
+    replayed, plain = cupy.asarray(start), cupy.asarray(start)
+    graph = graphs.Graph(lambda: step_on(replayed))
+    losses = [graph() for _ in range(10)]
+    assert graph.reason is None and graph.graph is not None
+    pool = graph.pool
+    size = pool.total_bytes()
+    expected = [step_on(plain) for _ in range(10)]
+    np.testing.assert_array_equal(cupy.asnumpy(replayed), cupy.asnumpy(plain))
+    np.testing.assert_array_equal([float(loss) for loss in losses], [float(loss) for loss in expected])
+    assert pool.total_bytes() == size > 0
+    graph.close()
+    assert pool.total_bytes() == 0
+
+
+def test_cupy_has_what_the_fake_stands_for():
+    """Where CuPy is installed; it need not have a GPU."""
+    cupy = pytest.importorskip("cupy")
+    cuda = fake_cuda.Cuda()
+    for name in ("MemoryPool", "Stream", "get_current_stream", "get_device_id", "using_allocator"):
+        assert hasattr(cupy.cuda, name) and hasattr(cuda, name)
+    for fake, real in ((fake_cuda.Stream, cupy.cuda.Stream), (fake_cuda.Graph, cupy.cuda.Graph)):
+        for name in vars(fake):
+            assert name in ("__weakref__", "__dict__") or hasattr(real, name), name
+    for name in ("malloc", "free_all_blocks"):
+        assert hasattr(cupy.cuda.MemoryPool, name)
+    assert hasattr(cupy, "get_default_memory_pool") and hasattr(cupy.ndarray, "set")
+    assert issubclass(cupy.cuda.memory.OutOfMemoryError, MemoryError)  # so that a step is tried again
+
+
+# --- Streams -------------------------------------------------------------------------------------------------
+
+
+def test_each_thread_has_a_stream_of_its_own(cuda):
+    mine = graphs.stream()
+    assert graphs.stream() is mine and mine.non_blocking and cuda.current is mine
+    found = []
+    thread = threading.Thread(target=lambda: found.append(graphs.stream()))
+    thread.start()
+    thread.join()
+    assert found[0] is not mine and cuda.names().count("Stream") == 2
+
+
+# --- The cache -----------------------------------------------------------------------------------------------
+
+
+def test_graphs_used_last_are_kept(cuda, step):
+    cache = graphs.GraphCache(limit=2)
+    first = cache.get((32, True), lambda: step)
+    second = cache.get((7, True), lambda: step)
+    assert cache.get((32, True), lambda: pytest.fail("made twice")) is first
+    third = cache.get((32, False), lambda: step)
+    assert len(cache) == 2 and (7, True) not in cache and second.function is None
+    assert first.function is step and third.function is step
+    cache.clear()
+    assert len(cache) == 0 and first.function is None and third.function is None
+
+
+def test_an_evicted_graph_frees_its_memory(cuda, step):
+    cache = graphs.GraphCache(limit=1)
+    graph = cache.get("a", lambda: step)
+    for _ in range(3):
+        graph()
+    graph.pool.malloc(8)
+    cache.get("b", lambda: step)
+    assert not cuda.live_pools
+
+
+def test_a_maker_that_fails_evicts_nothing(cuda, step):
+    cache = graphs.GraphCache(limit=1)
+    kept = cache.get("a", lambda: step)
+    with pytest.raises(ZeroDivisionError):
+        cache.get("b", lambda: 1 / 0)
+    assert "a" in cache and kept.function is step
+
+
+# --- Numbers that change -------------------------------------------------------------------------------------
+
+
+def test_numbers_lie_side_by_side(cuda):
+    numbers = graphs.Scalars(learning_rate=0.5, count=7, scale=2.0)
+    assert numbers.array._array.nbytes == 12
+    assert [numbers[name].dtype.name for name in ("learning_rate", "count", "scale")] == ["float32", "int32", "float32"]
+    numbers.update(scale=3.0, count=8)
+    assert numbers.array._array[:4].view("float32") == 0.5
+    assert numbers.array._array[4:8].view("int32") == 8 and numbers.array._array[8:].view("float32") == 3
+    assert numbers["count"].shape == () and int(numbers["count"]._array) == 8
+
+
+def test_only_changes_are_written(cuda):
+    numbers = graphs.Scalars(learning_rate=0.5, count=7)
+    numbers.update(learning_rate=0.5, count=7)
+    assert "set" not in cuda.names()
+    numbers.update(learning_rate=0.25, count=7)
+    numbers.update(learning_rate=0.25)
+    assert cuda.names().count("set") == 1 and float(numbers["learning_rate"]._array) == 0.25
+    cuda.failures["set"] = fake_cuda.CUDARuntimeError("is capturing")
+    with pytest.raises(RuntimeError):
+        numbers.update(learning_rate=0.125)
+    cuda.failures.clear()
+    numbers.update(learning_rate=0.125)  # what failed is not taken for written
+    assert float(numbers["learning_rate"]._array) == 0.125
+
+
+def test_numbers_are_checked(cuda):
+    numbers = graphs.Scalars(count=7)
+    with pytest.raises(ValueError, match="no number 'rate' among count"):
+        numbers.update(rate=1.0)
+    with pytest.raises(TypeError, match="'count' is whole, but got 1.5"):
+        numbers.update(count=1.5)
