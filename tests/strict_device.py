@@ -26,7 +26,8 @@ def _run(function, args, kwargs, writes=False):
     if writes:
         steps.append(lambda: function(*args, **kwargs))
         return None
-    result = function(*args, **kwargs)
+    with np.errstate(all="ignore"):  # of values that are not there yet
+        result = function(*args, **kwargs)
     made = result if isinstance(result, (tuple, list)) else [result]
     result = type(result)(map(np.asarray, made)) if isinstance(result, (tuple, list)) else np.asarray(result)
     made = result if isinstance(result, (tuple, list)) else [result]

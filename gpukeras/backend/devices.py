@@ -14,6 +14,7 @@ import numpy as np
 
 __all__ = [
     "array_module",
+    "can_record",
     "default_device",
     "default_module",
     "gpu_memory",
@@ -161,6 +162,11 @@ def is_array(value):
     if kind in _module_of_type:
         return True
     return any(base in _module_of_type for base in kind.__mro__) or _recognize(value) is not None
+
+
+def can_record(array):
+    """Whether work on the array can be recorded into a CUDA graph."""
+    return array_module(array).__name__ == "cupy"
 
 
 def to_numpy(array):
