@@ -18,7 +18,7 @@ import numpy as np
 
 import gpukeras as keras
 from bench import machine, workloads
-from gpukeras.backend import blas, process
+from gpukeras.backend import process
 
 __all__ = ["NAMES", "Bare", "main"]
 
@@ -52,7 +52,6 @@ class Bare:
         self.outputs = [np.empty((batch_size, kernel.shape[1]), np.float32) for kernel in kernels]
         self.inputs = np.empty((batch_size, kernels[0].shape[0]), np.float32)
         self.ones, self.rows = np.ones(batch_size, np.float32), np.arange(batch_size)
-        self.has_small_products = all(batch_size * kernel.size < blas.SMALL.stop for kernel in kernels)
         self.count = 0
         self.loss = self.hits = 0.0
 
@@ -156,11 +155,7 @@ def measure(name, rounds, seconds, tiny=False):
         model.fit(x, y, batch_size=batch_size, verbose=0)
 
     def by_hand():
-        if bare.has_small_products:  # as the library does
-            with blas.one_thread():
-                bare.epoch(x, y, random.permutation(len(x)))
-        else:
-            bare.epoch(x, y, random.permutation(len(x)))
+        bare.epoch(x, y, random.permutation(len(x)))
 
     found = {library: [], by_hand: []}
     for function in found:

@@ -129,7 +129,7 @@ class Process:
         self._process = subprocess.Popen(
             [python, "-m", "bench.worker", ENGINES[name].kind],
             cwd=machine.ROOT,
-            env=os.environ | variables(name, threads) | {"KERAS_HOME": self._home.name},  # nobody's own settings
+            env=inherited() | variables(name, threads) | {"KERAS_HOME": self._home.name},  # nobody's own settings
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -169,6 +169,11 @@ class Process:
 
     def __exit__(self, *error):
         self.close()
+
+
+def inherited():
+    """This process's environment, without what forces NumPy's BLAS to kernels that it would not choose."""
+    return {name: value for name, value in os.environ.items() if name not in machine.FORCING}
 
 
 def variables(name, threads):

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 __all__ = [
+    "FORCING",
     "ROOT",
     "Others",
     "cores",
@@ -24,7 +25,15 @@ __all__ = [
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("numpy", "keras", "jax", "torch", "tensorflow", "cupy")
-SETTINGS = ("GPUKERAS_BACKEND", "GPUKERAS_NUM_THREADS", "GPUKERAS_TUNE", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+SETTINGS = (
+    "GPUKERAS_BACKEND",
+    "GPUKERAS_NUM_THREADS",
+    "GPUKERAS_TUNE",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_CORETYPE",
+    "OPENBLAS_NUM_THREADS",
+)
+FORCING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # make OpenBLAS take another processor's kernels, or blocks
 
 
 def cpu_name():
@@ -95,7 +104,17 @@ def versions():
             found[name] = getattr(sys.modules[name], "__version__", "") or importlib.metadata.version(name)
     if "gpukeras" in sys.modules:
         found["gpukeras"] = sys.modules["gpukeras"].__version__
+        found |= _blas()
     return found
+
+
+def _blas():
+    """NumPy's BLAS: its name, version, and the processor whose kernels it uses."""
+    import threadpoolctl  # which gpukeras needs too
+
+    for library in threadpoolctl.ThreadpoolController().select(user_api="blas").info():
+        return {library["internal_api"]: f"{library['version']} ({library.get('architecture', 'unknown')} kernels)"}
+    return {}
 
 
 def description():

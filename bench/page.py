@@ -71,9 +71,10 @@ THREADS = """\
 its work by shapes alone, so the number of its own threads never changes a bit of a result. OpenBLAS cuts by the number
 of its threads: another `OPENBLAS_NUM_THREADS`, or another number of cores, may change last bits.
 
-When a model first trains or predicts, gpukeras asks glibc to keep freed blocks of up to 32 MB for the next array
-instead of giving them back to the system. This holds for the whole process. `GPUKERAS_TUNE=0` leaves the process as it
-is; `keras.utils.clear_session()` gives free memory back.
+When a model first trains or predicts, gpukeras asks glibc to keep freed blocks for the next array instead of giving
+each back to the system at once. This holds for the whole process. Where more than 1 GB is free at the end of `fit`,
+`evaluate` or `predict`, it goes back; `keras.utils.clear_session()` gives all of it back. `GPUKERAS_TUNE=0` leaves the
+process as it is.
 """
 
 

@@ -281,11 +281,13 @@ def profile(name, tiny=False, rounds=7, seconds=0.5):
     plain = []
     for _ in range(rounds):
         plain.append(fit(epochs))
+        model.run_eagerly = True  # layer by layer, where `fit` runs a list of ops if it can
         with _switching(clock, model, shapes):
             clock.start()
             fit(epochs)
             clock.enter("loop", "forward")  # settles what is still open
             clock.leave()
+        model.run_eagerly = False
         rounds_of.append(dict(clock.seconds))
 
     def milliseconds(row, direction):

@@ -96,6 +96,9 @@ def _plain_call(function, names):
         outputs = Tensor(y) if is_result else _wrap(y, arrays, is_fresh)
         if backward is not None and scope.get("tapes"):
             _record(values, outputs, backward, needs_type)
+        trace = scope.get("trace")
+        if trace is not None:
+            trace.add(function, values, args[count:], settings, outputs, backward, needs_type)
         return outputs
 
     return call
@@ -120,6 +123,8 @@ def _list_call(function, setting_names):
         outputs = _wrap(y, arrays, not any(isinstance(x, Variable) for x in xs))
         if backward is not None and current.tapes:
             _record(xs, outputs, backward, tuple)
+        if current.trace is not None:
+            current.trace.add(function, xs, (), settings, outputs, backward, tuple)
         return outputs
 
     return call

@@ -8,6 +8,7 @@ __all__ = ["commit", "current", "gradient_place", "setting", "transaction"]
 
 class _Scope(threading.local):
     tapes: Any = ()  # the tapes that record, outermost first
+    trace: Any = None  # what writes down the ops of a step
     training: Any = None  # what a layer's call sees when nobody passed `training`
     autocast: Any = None  # dtype that float variables are read in, None for their own
     symbolic = False  # a layer's call is being traced for shapes: variables must not change

@@ -10,7 +10,6 @@ import numpy as np
 
 __all__ = [
     "OWN_THREADS",
-    "SMALL",
     "add_scaled",
     "can_limit",
     "matmul",
@@ -23,12 +22,6 @@ __all__ = [
 OWN_THREADS = "gpukeras-"  # how the names of the threads of `threads.run` begin
 
 
-# Multiply-adds: OpenBLAS uses its threads from the first number on, but up to the second they are not worth waking. A
-# product 256 x 64 x 64 takes 24 us with two threads and 30 with one while both are awake. Eight such products with the
-# rest of a training step between them take 0.8 of the time with one, whatever the other core is doing.
-SMALL = range(1 << 18, 1 << 22)
-
-
 def matmul(a, b, out=None):
     """Matrix product of the last two axes, broadcast over the others; transposed views cost no copy."""
     if type(a) is not np.ndarray:
@@ -37,9 +30,6 @@ def matmul(a, b, out=None):
         product = np.matmul(a.astype(np.float32), b.astype(np.float32)).astype(a.dtype)
     elif a.ndim != 2 or b.ndim != 2:
         return np.matmul(a, b, out=out)
-    elif a.size * b.shape[1] in SMALL:
-        with _limit:
-            return np.dot(a, b, out)
     else:
         return np.dot(a, b, out)  # the cheapest way into BLAS, which takes transposed operands as they are
     if out is None:
@@ -62,8 +52,8 @@ def add_scaled(x, alpha, y, beta=1.0):
         add(y.size, alpha, x.ctypes.data, 1, beta, y.ctypes.data, 1)
         return
     if beta != 1:
-        y *= beta
-    y += alpha * x
+        np.multiply(y, beta, y)
+    np.add(y, x * alpha, y)
 
 
 # --- NumPy's BLAS ---------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import functools
 import numpy as np
 
 from gpukeras.backend import blas, cuda, devices, threads
+from gpukeras.kernels import blocks
 from gpukeras.kernels.kernel import kernel
 
 __all__ = ["MANY_ROWS", "linear", "ones", "sum_of_rows"]
@@ -46,17 +47,25 @@ def _finish(y, bias, is_rectified):
     return y
 
 
+def _finish_on_numpy(y, bias, is_rectified):
+    if bias is not None:
+        y += bias
+    if is_rectified:
+        blocks.with_number(np.maximum, y, 0.0, y)
+    return y
+
+
 @linear.cpu
 def linear(x, kernel, bias=None, is_rectified=False):
     rows = len(x)
     if rows < MANY_ROWS or rows * kernel.size < _PRODUCTS or x.dtype != kernel.dtype or x.dtype.char not in "fd":
-        return _finish(blas.matmul(x, kernel), bias, is_rectified)
+        return _finish_on_numpy(blas.matmul(x, kernel), bias, is_rectified)
     y = np.empty((rows, kernel.shape[1]), x.dtype)
 
     def block(start):
         part = y[start : start + _BLOCK]
         np.dot(x[start : start + _BLOCK], kernel, out=part)
-        _finish(part, bias, is_rectified)
+        _finish_on_numpy(part, bias, is_rectified)
 
     threads.run(block, range(0, rows, _BLOCK), uses_blas=True)
     return y

@@ -283,8 +283,7 @@ def adam(param, grad, momenta, velocity, velocity_hat, step, learning_rate, beta
         blas.add_scaled(g, rest_1, m, beta_1)
         np.multiply(g, g, s)
         np.subtract(s, v, s)
-        np.multiply(s, rest_2, s)
-        np.add(v, s, v)  # like this an infinite average turns into NaN, which a user will see
+        blas.add_scaled(s, rest_2, v)  # like this an infinite average turns into NaN, which a user will see
         if h is not None:
             v = np.maximum(h, v, out=h)
         np.sqrt(v, s)

@@ -4,11 +4,23 @@ import functools
 
 from gpukeras.autograd.tensor import Variable
 
-__all__ = ["TrackedDict", "TrackedList", "TrackedSet", "Tracker", "remembered", "wrap"]
+__all__ = ["TrackedDict", "TrackedList", "TrackedSet", "Tracker", "count_setting", "remembered", "stamp", "wrap"]
 
 CATEGORIES = ("variable", "layer", "metric", "seed_generator")
 
 _changes = 0  # how often any layer has got or lost state
+_settings = 0  # how often a public attribute of any layer has been set
+
+
+def count_setting():
+    """A public attribute of a layer has been set."""
+    global _settings
+    _settings += 1
+
+
+def stamp():
+    """Differs from an earlier one where any layer has got or lost state, or a setting of one has changed, since."""
+    return _changes, _settings
 
 
 def remembered(walk):

@@ -125,6 +125,8 @@ class Layer(Configurable):
         kind = type(value)
         if kind not in _UNTRACKED and not name.startswith("_untracked") and name not in _OWN_LISTS:
             value = tracking.wrap(self._tracker, value)
+        if name[0] != "_" and name not in _OF_LOOPS:
+            tracking.count_setting()
         super().__setattr__(name, value)
 
     def __delattr__(self, name):
@@ -730,6 +732,7 @@ class Layer(Configurable):
 
 _FLOAT32 = np.dtype("float32")
 _UNTRACKED = frozenset({bool, int, float, str, type(None), Tensor})
+_OF_LOOPS = frozenset({"history", "stop_training", "stop_evaluating", "stop_predicting"})  # settings of no layer
 _OWN_LISTS = frozenset({"_losses", "_inbound_nodes", "_build_shapes"})
 
 

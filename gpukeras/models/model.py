@@ -6,6 +6,7 @@ from gpukeras import registry, saving
 from gpukeras.autograd.symbolic import KerasTensor
 from gpukeras.layers.layer import Layer
 from gpukeras.models import summary as summary_table
+from gpukeras.saving import archive
 from gpukeras.training.trainer import Trainer
 
 __all__ = ["Model"]
@@ -164,6 +165,12 @@ class Model(Trainer, Layer):
     def to_json(self, **kwargs):
         """The architecture as JSON text, without weights."""
         return saving.model_to_json(self, **kwargs)
+
+    def __reduce__(self):
+        """Copies and pickles are made as files are: of the config, the weights, and what compile() was given."""
+        owned = [*self._flatten_layers(), self.optimizer, *self.metrics]
+        own_classes = {type(item) for item in owned if not type(item).__module__.startswith("gpukeras.")}
+        return archive.unpack, (*archive.pack(self), {cls.__name__: cls for cls in own_classes - {type(None)}})
 
     def export(self, *args, **kwargs):
         """Not supported."""

@@ -180,7 +180,7 @@ class Plan:
             for run in self.runs
             for index, variable, grad in zip(run.indices, run.variables, run.grad_pieces, strict=True)
         ]
-        self.module = devices.default_module()
+        self.kind = devices.default_module().ndarray
         self.shapes = [variable.shape for variable in variables]
         self.overwritten = [(i, v) for i, v in enumerate(variables) if v.overwrite_with_gradient]
         self.variables = [v for v in variables if not v.overwrite_with_gradient]
@@ -192,8 +192,7 @@ class Plan:
 
     def takes(self, grads):
         """Whether the gradients are arrays of the variables' shapes, one for each, which need no other check."""
-        kind = self.module.ndarray
-        return all([type(g) is kind and g.shape == shape for g, shape in zip(grads, self.shapes, strict=True)])
+        return all([type(g) is self.kind and g.shape == shape for g, shape in zip(grads, self.shapes, strict=True)])
 
     def decaying(self, optimizer):
         """The stretches of parameters that are subject to weight decay."""

@@ -16,7 +16,7 @@ from gpukeras import registry
 from gpukeras.layers.layer import Layer
 from gpukeras.saving import atomic, serialize, store, weights
 
-__all__ = ["load_model", "save_model"]
+__all__ = ["load_model", "pack", "save_model", "unpack"]
 
 _CONFIG = "config.json"
 _METADATA = "metadata.json"
@@ -101,6 +101,20 @@ def load_model(filepath, custom_objects=None, compile=True, safe_mode=True):
         text = store.read_member(archive, _CONFIG, path)
         image = store.read_member(archive, store.WEIGHTS, path)
     model = _model_of(text, path, custom_objects, compile, safe_mode)
+    with store.opened_hdf5(io.BytesIO(image), path) as file:
+        weights.read_weights(model, file, path)
+    return model
+
+
+def pack(model):
+    """A model as JSON text and the bytes of its weights file, for `unpack`."""
+    return serialize.model_to_json(model), bytes(weights.weights_image(model))
+
+
+def unpack(text, image, custom_objects):
+    """The model that `pack` was given, compiled and with its optimizer if it was."""
+    path = "a packed model"
+    model = _model_of(text, path, custom_objects, compile=True, safe_mode=True)
     with store.opened_hdf5(io.BytesIO(image), path) as file:
         weights.read_weights(model, file, path)
     return model

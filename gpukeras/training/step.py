@@ -1,5 +1,6 @@
 """One step: forward, backward, update. The only file that knows whether a step is captured."""
 
+import contextlib
 import functools
 
 import numpy as np
@@ -7,7 +8,9 @@ import numpy as np
 from gpukeras.autograd.scope import current, setting, transaction
 from gpukeras.autograd.symbolic import flatten
 from gpukeras.autograd.tape import Tape
+from gpukeras.autograd.tensor import Tensor
 from gpukeras.backend import devices, memory, process
+from gpukeras.training import recordings
 
 __all__ = ["call", "test", "train", "undoable"]
 
@@ -62,22 +65,38 @@ def _train(undo, model, x, y, sample_weight):
     with undo, _quiet():
         model._clear_losses()
         with Tape() as tape, setting(training=True):
-            y_pred = model(x)
-            loss = _loss_of(model, x, y, y_pred, sample_weight, True)
-            scaled = loss if optimizer is None else optimizer.scale_loss(loss)
+            variables, y_pred, loss, target = _forward(tape, model, x, y, sample_weight)
         logs = _update_metrics(model, x, y, y_pred, sample_weight, loss)
         if optimizer is None:
             return logs
-        variables = model.trainable_variables
         if not variables:
             raise ValueError(
                 f"{type(model).__name__} {model.name!r} has no trainable weights. Set "
                 f"layer.trainable = True, or use evaluate()."
             )
-        seed = _one(devices.array_module(scaled.array), scaled.array.dtype)
-        gradients = tape.gradients([(scaled, seed)], variables, optimizer.gradient_places(variables))
+        seed = _one(devices.array_module(loss.array), loss.array.dtype)
+        gradients = tape.gradients([(target, seed)], variables, optimizer.gradient_places(variables))
         optimizer.apply(gradients, variables)  # commits the transaction once everything is checked
     return logs
+
+
+def _forward(tape, model, x, y, sample_weight):
+    """Trainable variables, outputs and loss of a batch, and what stands for the loss on the tape."""
+    variables = model.trainable_variables
+    recording = recordings.find(model, variables, x, y, sample_weight)
+    if recording is not None and recording.program is not None:
+        arrays = [tensor.array for tensor in (x, y, sample_weight) if tensor is not None]
+        y_pred, loss = recording.program.run(tape, arrays)
+        return variables, Tensor(y_pred), Tensor(loss), recording.program.places[1]
+    given = [tensor for tensor in (x, y, sample_weight) if tensor is not None]
+    trace = recording.trace(model, given, _forward.__code__) if recording is not None else None
+    with trace or contextlib.nullcontext():
+        y_pred = model(x)
+        loss = _loss_of(model, x, y, y_pred, sample_weight, True)
+    if recording is not None and trace is not None:
+        recording.finish(trace, model, not current.undo, y_pred, loss)
+    target = loss if model.optimizer is None else model.optimizer.scale_loss(loss)
+    return model.trainable_variables, y_pred, loss, target  # the variables anew: the call may have made them
 
 
 def test(model, x, y, sample_weight):

@@ -13,7 +13,7 @@ from gpukeras import metrics as metrics_room
 from gpukeras import optimizers as optimizers_room
 from gpukeras.autograd.symbolic import flatten, map_structure
 from gpukeras.autograd.tensor import Tensor
-from gpukeras.backend import devices
+from gpukeras.backend import devices, memory
 from gpukeras.configurable import serialize
 from gpukeras.layers.layer import Layer
 from gpukeras.training import interrupts, step
@@ -71,8 +71,9 @@ class Trainer(_LayerBelow):
             weighted_metrics: Metrics that take sample and class weights into account.
             run_eagerly: Whether every step runs op by op, so that it can be debugged.
             steps_per_execution: Number of steps between two calls of batch callbacks.
-            jit_compile: "auto", True or False: whether a step may be captured and replayed on a GPU. NumPy has
-                nothing to compile; there every value computes the same.
+            jit_compile: Whether later steps may be run from the list of the ops of an earlier one, without the layers'
+                own code: False never, "auto" where all of that code is the library's, True also where it is the
+                user's, which then must do nothing but call ops. Every value computes the same.
             auto_scale_loss: Whether a mixed_float16 model gets a loss-scaling optimizer.
 
         Raises:
@@ -298,6 +299,7 @@ class Trainer(_LayerBelow):
                     with step.undoable():
                         self.optimizer.finalize_variable_values(self.trainable_variables)
             callbacks.on_train_end(logs)
+        memory.limit_kept()
         return self.history
 
     def _train_epoch(self, epoch, data, validation, validation_freq, callbacks):
@@ -392,6 +394,7 @@ class Trainer(_LayerBelow):
             )
         with interrupts.between_steps():
             logs = self._evaluate(data, callbacks)
+        memory.limit_kept()
         return logs if return_dict else self._in_order(logs)
 
     def _evaluate(self, data, callbacks):
@@ -455,6 +458,7 @@ class Trainer(_LayerBelow):
             callbacks.on_predict_end()
         if not batches:
             raise ValueError("The data gave no batches to predict on.")
+        memory.limit_kept()
         return _concatenated(batches)
 
     def _predict_one(self, batch):

@@ -1,8 +1,11 @@
 """Memory: flat buffers are tested with the optimizers; here scratch arrays and what is given back."""
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
+import pytest
 
 from gpukeras.backend import memory
 
@@ -86,3 +89,54 @@ def test_release_drops_free_scratch_of_all_threads():
     assert not homes[0].buffers and not memory._scratch.free.buffers
     may_end.set()
     user.join()
+
+
+# --- The process's allocator -----------------------------------------------------------------------------------
+
+
+def run_python(program):
+    """The numbers that a fresh process prints."""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return [int(word) for word in done.stdout.split()]
+
+
+has_glibc = pytest.mark.skipif(memory._glibc() is None, reason="the settings are glibc's")
+
+
+@has_glibc
+def test_kept_blocks_of_any_size_cost_no_page_faults():
+    """A second array of 200 MB lies where the first lay."""
+    faults = run_python("""
+import resource
+import numpy as np
+from gpukeras.backend import memory
+memory.keep_freed_blocks()
+for size in (50_000_000, 10_000):
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        np.ones(size, "float32")
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+""")
+    assert faults[0] > 90  # at least one for each huge page of 2 MB
+    assert faults[1] < 9 and faults[3] < 9
+
+
+@has_glibc
+@pytest.mark.parametrize(("megabytes", "is_given_back"), [(400, False), (2000, True)])
+def test_more_than_a_gigabyte_of_free_memory_is_given_back(megabytes, is_given_back):
+    if memory.kept() == 0:
+        pytest.skip("glibc before 2.33 does not tell how much is free")
+    before, after = run_python(f"""
+import numpy as np
+from bench import machine
+from gpukeras.backend import memory
+memory.keep_freed_blocks()
+arrays = [np.ones(25_000_000, "float32") for _ in range({megabytes // 100})]
+above = np.ones(1_000_000)  # so that the heap's end stays where it is
+del arrays
+print(machine.resident_memory())
+memory.limit_kept()
+print(machine.resident_memory())
+""")
+    assert (before - after > megabytes << 19) == is_given_back

@@ -1,5 +1,7 @@
 """Sequential, Functional and subclassed models."""
 
+import copy
+import pickle
 import threading
 
 import numpy as np
@@ -218,3 +220,34 @@ def test_predict_and_call_from_several_threads():
     for i in range(8):
         np.testing.assert_array_equal(results[i, "call"], expected[i])
         assert_close(results[i, "predict"], expected[i])
+
+
+class Scaled(keras.Model):
+    """A model of the user's own, in a file that no registry knows."""
+
+    def __init__(self, factor, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = factor
+        self.dense = layers.Dense(2)
+
+    def call(self, x):
+        return self.dense(x) * self.factor
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+class TestCopies:
+    def test_of_a_model_of_the_users(self, clone):
+        model = Scaled(3.0, name="scaled")
+        expected = model.predict(X, verbose=0)
+        other = clone(model)
+        assert type(other) is Scaled and other.name == "scaled" and other is not model
+        assert_close(other.predict(X, verbose=0), expected)
+
+    def test_before_it_is_built(self, clone):
+        other = clone(keras.Sequential([layers.Dense(3)]))
+        assert not other.built and other(X).shape == (6, 3)
+
+    def test_of_what_no_file_can_hold(self, clone):
+        model = keras.Sequential([keras.Input((4,)), layers.Dense(2, activation=lambda x: x)])
+        with pytest.raises((TypeError, ValueError), match="lambda"):
+            clone(model)

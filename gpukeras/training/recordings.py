@@ -1,0 +1,85 @@
+"""Which steps of a model are run again from the list of their ops, without the layers that called them.
+
+A step may be where all that it does are ops of the library: a small model's step is mostly the calls around them. The
+first step of a signature runs as it is written, the second is written down, later ones are run from the list. Steps
+that draw random numbers, write state (batch normalization), or call code of the user's run as they are written; with
+``jit_compile=True`` code of the user's is taken to do nothing but what its ops do, as Keras takes it wherever it
+compiles.
+"""
+
+import collections
+
+from gpukeras.autograd.program import Trace
+from gpukeras.autograd.tensor import Tensor
+from gpukeras.layers import _tracking as tracking
+from gpukeras.optimizers import Optimizer
+
+__all__ = ["find"]
+
+_LIMIT = 8  # signatures of a model
+
+
+class Recording:
+    """What is known about the steps of one signature.
+
+    Attributes:
+        count: How many of them have begun.
+        program: The list of their ops, once it is written.
+        reason: What stands against one, if anything does.
+    """
+
+    def __init__(self):
+        self.count = 0
+        self.program = None
+        self.reason = None
+
+    def trace(self, model, inputs, outermost):
+        """A Trace for this step, if it is the one to be written down: the second, as the first may build things."""
+        if self.count != 2:
+            return None
+        others = [layer for layer in model._flatten_layers() if not type(layer).__module__.startswith("gpukeras.")]
+        if others and model.jit_compile is not True:
+            self.reason = f"{type(others[0]).__name__} {others[0].name!r} is no layer of the library's"
+            return None
+        return Trace(inputs, outermost, takes_others_code=model.jit_compile is True)
+
+    def finish(self, trace, model, is_pure, *results):
+        """Keep what a Trace has written, where it says all that the step did."""
+        if not is_pure:
+            trace.reason = trace.reason or "a variable is assigned in the forward pass"
+        elif any(layer._losses for layer in model._all_layers()):
+            trace.reason = trace.reason or "a layer adds a loss"
+        elif any(getattr(result, "_keras_mask", None) is not None for result in results):
+            trace.reason = trace.reason or "the output has a mask"
+        self.program = trace.finish(*results)
+        self.reason = trace.reason
+
+
+def find(model, variables, x, y, sample_weight):
+    """The Recording of steps like this one; None where steps of the model cannot be recorded at all."""
+    optimizer = model.optimizer
+    if (
+        model.run_eagerly
+        or model.jit_compile is False
+        or type(x) is not Tensor
+        or type(y) is not Tensor
+        or not (sample_weight is None or type(sample_weight) is Tensor)
+        or optimizer is None
+        or type(optimizer).scale_loss is not Optimizer.scale_loss
+        or optimizer.loss_scale_factor is not None
+    ):
+        return None
+    stamp = (*tracking.stamp(), id(model._compile_loss), *map(id, variables))
+    known = model.__dict__.get("_remembered_recordings")
+    if known is None or known[0] != stamp:
+        known = model.__dict__["_remembered_recordings"] = stamp, collections.OrderedDict()
+    recordings = known[1]
+    weights = None if sample_weight is None else (sample_weight.array.shape, sample_weight.array.dtype)
+    signature = x.array.shape, x.array.dtype, y.array.shape, y.array.dtype, weights, type(x.array)
+    recording = recordings.get(signature)
+    if recording is None:
+        recording = recordings[signature] = Recording()
+        if len(recordings) > _LIMIT:
+            recordings.popitem(last=False)
+    recording.count += 1
+    return recording
