@@ -19,8 +19,8 @@ __all__ = [
     "DTYPES",
     "MAX_BLOCKS",
     "MAX_INDEX",
-    "THREADS",
     "Source",
+    "THREADS",
     "add_launcher",
     "compile_options",
     "geometry",
@@ -41,6 +41,8 @@ MAX_INDEX = 2**31 - 1  # what a kernel can take that divides indices, since only
 
 _LONG_ROW = 1024  # elements up to which a warp works on a row, 32 a thread; a block of 256 threads on a longer one
 _CHUNK = 64  # rows, at least, that a block sums up
+
+_NULL = np.uint64(0)  # the null pointer
 
 _launchers = {}  # name of an array module -> launcher
 
@@ -125,6 +127,7 @@ class Source:
     def __init__(self, name):
         self.name = name
         self._functions = {}  # (module name, dtype) -> functions by name
+        self._entries = {}  # (kernel, dtype, array type) -> what a launch needs of it
 
     @functools.cached_property
     def text(self):
@@ -144,34 +147,54 @@ class Source:
         """The parameters' types by kernel, such as ``["index", "const real*"]``."""
         return parameters_of(self.text)
 
-    def launch(self, name, dtype, grid, block, *args, shared_bytes=0):
-        """Run a kernel, compiled for `dtype`, on the current stream.
+    def launch(self, name, like, grid, block, *args, shared_bytes=0):
+        """Run a kernel on the current stream.
 
         Args:
+            like: An array: where it lies is where the kernel runs, and its dtype is what the kernel is compiled for.
             grid, block: Up to three numbers each, from the shapes alone.
-            args: Arrays of the home of the first one, None for arrays that are not there, numbers.
+            args: Arrays, None for those that are not there, numbers.
             shared_bytes: Size of the dynamic shared memory.
         """
-        module = next(devices.array_module(a).__name__ for a in args if devices.is_array(a))
-        functions = self._functions.get((module, dtype))
+        key = name, like.dtype, type(like)
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = self._entries[key] = self._entry(name, like)
+        function, parameters = entry
+        if len(parameters) != len(args):
+            raise TypeError(f"{self.name}.cu: {name} has {len(parameters)} parameters, but got {len(args)} arguments.")
+        values = []
+        for value, (is_pointer, expected, expected_type) in zip(args, parameters, strict=True):
+            if not is_pointer:
+                value = expected_type(value)  # CuPy would hand on a Python int as 64 bits and a float as a double
+            elif value is None:
+                value = _NULL
+            elif value.dtype != expected or not value.flags.c_contiguous:
+                raise TypeError(
+                    f"{self.name}.cu: {name} expected a C-contiguous array of {expected.name}, "
+                    f"but got {value.dtype.name} of shape {value.shape}."
+                )
+            values.append(value)
+        function(grid, block, values, shared_bytes)
+
+    def _entry(self, name, like):
+        """The compiled function, and for each parameter whether it is a pointer, and the NumPy type."""
+        module = devices.array_module(like).__name__
+        functions = self._functions.get((module, like.dtype))
         if functions is None:
-            functions = _launchers[module](self.text, compile_options(dtype), f"{self.name}.cu")
-            self._functions[module, dtype] = functions
-        types = self.parameters[name]
-        if len(types) != len(args):
-            raise TypeError(f"{self.name}.cu: {name} has {len(types)} parameters, but got {len(args)} arguments.")
-        values = [_convert(a, t, dtype, self.name, name) for a, t in zip(args, types, strict=True)]
-        functions[name](grid, block, values, shared_bytes)
+            functions = _launchers[module](self.text, compile_options(like.dtype), f"{self.name}.cu")
+            self._functions[module, like.dtype] = functions
+        types = [_numpy_type(t.removeprefix("const ").removesuffix("*"), like.dtype) for t in self.parameters[name]]
+        pointers = [t.endswith("*") for t in self.parameters[name]]
+        return functions[name], [(p, t, t.type) for p, t in zip(pointers, types, strict=True)]
 
     def elementwise(self, name, like, *args):
         """Run a kernel that strides over the elements of `like`, whose number it takes first."""
-        self.launch(name, like.dtype, (grid_of(like),), (THREADS,), like.size, *args)
+        self.launch(name, like, (grid_of(like),), (THREADS,), like.size, *args)
 
     def singly(self, name, like, *args):
         """Run a kernel that strides over the elements of `like` one at a time; it takes their number first."""
-        self.launch(
-            name, like.dtype, (min(max(-(-like.size // THREADS), 1), MAX_BLOCKS),), (THREADS,), like.size, *args
-        )
+        self.launch(name, like, (min(max(-(-like.size // THREADS), 1), MAX_BLOCKS),), (THREADS,), like.size, *args)
 
     def places(self, name, like, channels, windows, *args):
         """Run a kernel that makes `like` place by place, where `has_places` says that it can.
@@ -184,7 +207,7 @@ class Source:
         """Run a kernel on rows: a warp has a short row, a block a long one. It takes their number and length first."""
         block = (32, THREADS // 32) if columns <= _LONG_ROW else (THREADS, 1)
         if rows and columns:
-            self.launch(name, like.dtype, (-(-rows // block[1]),), block, rows, columns, *args)
+            self.launch(name, like, (-(-rows // block[1]),), block, rows, columns, *args)
 
     def columns(self, name, like, rows, columns, count, *args, join="sum_of_chunks"):
         """Run a kernel that sums over rows, and return its sums (count, columns) in the dtype of `like`.
@@ -199,16 +222,16 @@ class Source:
         parts = None if chunks == 1 else xp.empty((count, chunks, columns), wide_dtype(like.dtype))
         if columns:
             block, result = (32, 8), out if parts is None else None
-            self.launch(name, like.dtype, (tiles, chunks), block, rows, columns, *args, parts, result)
+            self.launch(name, like, (tiles, chunks), block, rows, columns, *args, parts, result)
             if parts is not None:
                 grid = (tiles, count) if join == "sum_of_chunks" else (tiles,)
-                self.launch(join, like.dtype, grid, block, rows, chunks, columns, parts, out)
+                self.launch(join, like, grid, block, rows, chunks, columns, parts, out)
         return out
 
-    def total(self, parts, dtype):
-        """The sums (count,) of the rows of partial sums (count, blocks), by one block each."""
+    def total(self, parts, like):
+        """The sums (count,) of the rows of a kernel's partial sums (count, blocks), by one block each."""
         sums = devices.array_module(parts).empty(len(parts), parts.dtype)
-        self.launch("sum_of_parts", dtype, (len(parts),), (THREADS,), parts.shape[1], parts, sums)
+        self.launch("sum_of_parts", like, (len(parts),), (THREADS,), parts.shape[1], parts, sums)
         return sums
 
 
@@ -232,21 +255,6 @@ def parameters_of(text):
     for name, parameters in re.findall(r"^KERNEL (\w+)\(([^)]*)\)", text, flags=re.MULTILINE):
         found[name] = [re.sub(r"\s*\w+$", "", p.strip()) for p in parameters.split(",")]
     return found
-
-
-def _convert(value, type_name, dtype, source, kernel):
-    """An argument as its declared type: CuPy would hand on a Python int as 64 bits and a float as a double."""
-    expected = _numpy_type(type_name.removeprefix("const ").removesuffix("*"), dtype)
-    if not type_name.endswith("*"):
-        return expected.type(value)
-    if value is None:
-        return np.uint64(0)  # the null pointer
-    if value.dtype != expected or not value.flags.c_contiguous:
-        raise TypeError(
-            f"{source}.cu: {kernel} expected a C-contiguous array of {expected.name} for a {type_name}, "
-            f"but got {value.dtype.name} of shape {value.shape}."
-        )
-    return value
 
 
 def _numpy_type(name, dtype):

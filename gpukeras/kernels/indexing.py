@@ -34,9 +34,9 @@ def add_rows(values, index, count):
     order = index.argsort(kind="stable")
     part, runs = xp.empty((chunks, 2, columns), cuda.wide_dtype(values.dtype)), index[order]
     grid, block = (-(-columns // 32), -(-chunks // 8)), (32, 8)
-    _CUDA.launch("add_runs", values.dtype, grid, block, n, columns, count, runs, order, values, part, total)
+    _CUDA.launch("add_runs", values, grid, block, n, columns, count, runs, order, values, part, total)
     if chunks > 1:
-        _CUDA.launch("add_parts", values.dtype, grid, block, n, columns, count, runs, part, total)
+        _CUDA.launch("add_parts", values, grid, block, n, columns, count, runs, part, total)
     return total
 
 

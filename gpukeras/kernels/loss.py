@@ -38,7 +38,7 @@ def _summed(name, like, *args):
     """Run a CUDA kernel that sums up over everything, and return the sum as an array of shape ()."""
     parts = devices.array_module(like).empty((1, cuda.grid_of(like)), cuda.wide_dtype(like.dtype))
     _CUDA.elementwise(name, like, *args, parts)
-    return _CUDA.total(parts, like.dtype).astype(like.dtype, copy=False).reshape(())
+    return _CUDA.total(parts, like).astype(like.dtype, copy=False).reshape(())
 
 
 # --- Integer classes ---------------------------------------------------------------------------------------------

@@ -5,11 +5,11 @@
 
 #include "common.cuh"
 
-// What follows from the step count alone is computed by one thread of a block, for the others to read.
+// What follows from the step count alone is computed by one thread of a block, for the others to read. Every call has
+// a lambda of its own type, and therefore a place of its own: nobody waits until it has been read.
 template <class Function>
 DEVICE wide once(Function function) {
   __shared__ wide result[1];
-  __syncthreads();
   if (threadIdx.x == 0) result[0] = function();
   __syncthreads();
   return result[0];

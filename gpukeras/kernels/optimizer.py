@@ -509,7 +509,7 @@ def lamb(param, grad, momenta, velocity, step, learning_rate, beta_1, beta_2, ep
     rate, step = _rate_and_step(param, learning_rate, step)
     settings = step, beta_1, 1 - beta_1, beta_2, 1 - beta_2, epsilon
     _CUDA.elementwise("lamb_update", param, param, grad, *settings, momenta, velocity, update, parts)
-    _CUDA.elementwise("lamb_step", param, update, _CUDA.total(parts, param.dtype), rate, param)
+    _CUDA.elementwise("lamb_step", param, update, _CUDA.total(parts, param), rate, param)
 
 
 @lamb.samples
@@ -540,7 +540,7 @@ def sum_of_squares(x):
 def sum_of_squares(x):
     parts = devices.array_module(x).empty((1, cuda.grid_of(x)), cuda.wide_dtype(x.dtype))
     _CUDA.elementwise("squares_of_blocks", x, x, parts)
-    return _CUDA.total(parts, x.dtype).reshape(())
+    return _CUDA.total(parts, x).reshape(())
 
 
 @sum_of_squares.samples

@@ -9,6 +9,7 @@ import gpukeras as keras
 from gpukeras import layers, ops
 from gpukeras.backend import cublaslt, cuda, devices, gemm, graphs
 from tests import fake_cublaslt, fake_cuda, strict_device
+from tests.emulator import compile as emulator
 
 X = np.random.default_rng(0).normal(size=(22, 12)).astype("float32")
 IMAGES = X[:, :, None, None] * np.ones((1, 1, 6, 2), "float32")
@@ -40,6 +41,21 @@ def gpu(monkeypatch):
         yield cupy.cuda
     for made in made_once:
         made.cache_clear()
+
+
+@pytest.fixture
+def gpu_with_kernels(gpu):
+    """The same, with all that is CUDA C run by the emulator, when its stream launches it."""
+
+    def launcher(text, options, label):
+        functions = emulator.compile_for_cpu(text, options, label)
+        return {
+            name: lambda *arguments, run=run: gpu.kernel(functools.partial(run, *arguments))
+            for name, run in functions.items()
+        }
+
+    cuda.add_launcher("cupy", launcher)  # in a table that goes with the test
+    return gpu
 
 
 def on(values):
@@ -102,15 +118,26 @@ def test_launched_steps_equal_eager_ones(gpu, make, x, optimizer):
     _, *expected = trained(make, x, OPTIMIZERS[optimizer], run_eagerly=True)
     assert launches >= 9 + 9 + 4  # training, evaluation, prediction; whole batches and partial ones
     assert gpu.names().count("launch") == launches
-    for a, b in zip(ops_flat(found), ops_flat(expected), strict=True):
+    for a, b in zip(leaves_of(found), leaves_of(expected), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def ops_flat(structure):
+@pytest.mark.skipif(emulator.reason_to_skip() is not None, reason=str(emulator.reason_to_skip()))
+@pytest.mark.parametrize(("make", "x"), [(perceptron, X), (images, IMAGES), (unbuilt, X)])
+def test_launched_steps_of_cuda_c_equal_eager_ones(gpu_with_kernels, make, x):
+    optimizer = OPTIMIZERS["adam with a schedule"]
+    _, *found = trained(make, x, optimizer)
+    assert gpu_with_kernels.names().count("launch") >= 22
+    _, *expected = trained(make, x, optimizer, run_eagerly=True)
+    for a, b in zip(leaves_of(found), leaves_of(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def leaves_of(structure):
     if isinstance(structure, dict):
-        return [leaf for name in structure for leaf in ops_flat(structure[name])]
+        return [leaf for name in structure for leaf in leaves_of(structure[name])]
     if isinstance(structure, (list, tuple)):
-        return [leaf for item in structure for leaf in ops_flat(item)]
+        return [leaf for item in structure for leaf in leaves_of(item)]
     return [structure]
 
 
