@@ -43,18 +43,22 @@ def gpu(monkeypatch):
         made.cache_clear()
 
 
+_streams_of = []  # the fake whose streams launch CUDA C: sources keep their functions from test to test
+
+
+def _launcher(text, options, label):
+    def launch(run, *arguments):
+        _streams_of[-1].kernel(functools.partial(run, *arguments))
+
+    functions = emulator.compile_for_cpu(text, options, label)
+    return {name: functools.partial(launch, run) for name, run in functions.items()}
+
+
 @pytest.fixture
 def gpu_with_kernels(gpu):
     """The same, with all that is CUDA C run by the emulator, when its stream launches it."""
-
-    def launcher(text, options, label):
-        functions = emulator.compile_for_cpu(text, options, label)
-        return {
-            name: lambda *arguments, run=run: gpu.kernel(functools.partial(run, *arguments))
-            for name, run in functions.items()
-        }
-
-    cuda.add_launcher("cupy", launcher)  # in a table that goes with the test
+    _streams_of.append(gpu)
+    cuda.add_launcher("cupy", _launcher)  # in a table that goes with the test
     return gpu
 
 
@@ -119,6 +123,20 @@ def test_launched_steps_equal_eager_ones(gpu, make, x, optimizer):
     assert launches >= 9 + 9 + 4  # training, evaluation, prediction; whole batches and partial ones
     assert gpu.names().count("launch") == launches
     for a, b in zip(leaves_of(found), leaves_of(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_thousand_launches_equal_a_thousand_eager_steps(gpu):
+    def weights(**settings):
+        keras.utils.set_random_seed(3)
+        model = perceptron()
+        model.compile("adam", "sparse_categorical_crossentropy", **settings)
+        model.fit(on(X), on(LABELS), batch_size=11, epochs=500, verbose=0)
+        return [devices.to_numpy(v.array) for v in model.variables + model.optimizer.variables]
+
+    launched = weights()
+    assert gpu.names().count("launch") == 1000 - 3  # one before all is built, two before the recording
+    for a, b in zip(launched, weights(run_eagerly=True), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
