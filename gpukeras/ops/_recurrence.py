@@ -91,11 +91,11 @@ class Walk:
 
         Args:
             matrix: The kernel or the recurrent kernel.
-            slots: ``(gate, sign)`` for each: which gate it is, and -1 where its pre-activation is wanted negated.
+            slots: ``(gate, factor)`` for each: which gate it is, and by how much its pre-activation is multiplied.
         """
         parts = self.xp.empty((len(slots), matrix.shape[0], self.units), self.dtype)
-        for slot, (gate, sign) in enumerate(slots):
-            self.xp.multiply(matrix[:, gate * self.units : (gate + 1) * self.units], sign, out=parts[slot])
+        for slot, (gate, factor) in enumerate(slots):
+            self.xp.multiply(matrix[:, gate * self.units : (gate + 1) * self.units], factor, out=parts[slot])
         return parts
 
     def masks_by_slot(self, slots):
@@ -103,14 +103,32 @@ class Walk:
         return None if self.dropout is None else self.xp.stack([self.dropout[gate] for gate, _ in slots])
 
     def input_product(self, bias, slots, out):
-        """x · kernel + bias for all steps at once, into out (slots, time, batch, units); slots as in `by_slot`."""
+        """A function of a slice of steps that puts x · kernel + bias into out (slots, time, batch, units).
+
+        Slots as in `by_slot`.
+        """
         if self.kernel is not None:
             kernel = self.kernel if bias is None else self.xp.concatenate([self.kernel, bias[None]])
-            blas.matmul(_rows(self.x), self.by_slot(kernel, slots), out=_rows(out))
-            return
-        product = self.x if bias is None else self.x + bias
-        for slot, (gate, sign) in enumerate(slots):
-            self.xp.multiply(product[:, :, gate * self.units : (gate + 1) * self.units], sign, out=out[slot])
+            kernels = self.by_slot(kernel, slots)
+
+            def multiply(steps):
+                x = _rows(self.x[steps])
+                if steps == slice(0, self.time):
+                    blas.matmul(x, kernels, out=_rows(out))
+                    return
+                for slot, matrix in enumerate(kernels):
+                    blas.matmul(x, matrix, out=_rows(out[slot, steps]))
+
+            return multiply
+
+        def copy(steps):
+            product = self.x[steps] if bias is None else self.x[steps] + bias
+            for slot, (gate, factor) in enumerate(slots):
+                self.xp.multiply(
+                    product[:, :, gate * self.units : (gate + 1) * self.units], factor, out=out[slot, steps]
+                )
+
+        return copy
 
     def outputs(self, states):
         """The outputs of all steps (batch, time, units), and the last state."""
