@@ -262,8 +262,8 @@ def _gelu_block(x, y, slope):
 
 
 # Rows longer than half of NumPy's buffer of 8192 take half the time of shorter ones: 2^20 elements 0.11 ms, in rows of
-# 512 0.22. Not a multiple of 1024: where rows of all arrays start at the same place of a page, they may take up to eight
-# times as long.
+# 512 0.22. Not a multiple of 1024: where rows of all arrays start at the same place of a page, they may take up to
+# eight times as long.
 _WIDTH = 4900
 
 
