@@ -269,20 +269,13 @@ def gelu(x, y, slope=None):
         slope += below
 
 
-# Φ(-a) = exp(-a² / 2) R(a) for a >= 0, R = c₀ + c₁ / (a + c₂ + c₃ / (a + c₄ + c₅ / (a + c₆))): the rational function
-# with three roots above and below whose error in a · Φ(-a) is smallest up to a = 7, there 1.5e-8. In float32 y is off
-# by 1e-7 at most for abs(x) < 1, by half a unit of its last digit beyond; slope by 1.5e-7.
-_TAIL = (
-    -0.0015739392788165453,
-    0.4324096361776437,
-    0.8173270704096476,
-    -4.120901103737017,
-    5.3933779595184435,
-    14.67066815967052,
-    -0.15058854562666824,
-)
-_FAR = 14.5  # from here on exp(-a² / 2) is 0 in float32; a larger a, even infinity, counts as this one
-_SIGN = np.uint32(1 << 31)
+# Φ(x) = ½ + ½ tanh(x R(s)) with s = κ x² and R = β + s + γ / (s + δ + ε / (s + ζ)): the rational function of its kind
+# whose error in x · Φ(x) is smallest up to abs(x) = 6.2, there 1.3e-7. It has no poles, and tanh is ±1 beyond. In
+# float32 Φ is off by 2.1e-7 at most, y by that times abs(x), slope by 2.8e-7. Compared with a form by exp(-x² / 2)
+# without tanh it takes two thirds of the passes.
+_KAPPA = 0.01745677231513225
+_ZETA, _EPSILON, _DELTA = 0.584020661354812, 0.19983202380635356, -0.1768259395444329
+_GAMMA, _BETA = -0.07136212211880184, 1.2294941800923345
 
 
 @gelu.cpu
@@ -290,47 +283,38 @@ def gelu(x, y, slope=None):
     arrays = [x, y] if slope is None else [x, y, slope]
     if x.dtype != np.float32 or not blocks.is_plain(*arrays):
         return gelu.reference(x, y, slope)
-    with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         blocks.elementwise(_gelu_block, x, y, slope)
 
 
 def _gelu_block(x, y, slope):
-    c = _TAIL
-    with memory.scratch((3, x.size), x.dtype) as (a, e, tail):
-        np.abs(x, out=a)
-        _with_each(np.minimum, a, _FAR, a)
-        np.multiply(a, a, out=e)
-        e *= -0.5
-        np.exp(e, out=e)
-        np.add(a, c[6], out=tail)
-        for level in (5, 3):
-            np.divide(c[level], tail, out=tail)
-            tail += a
-            tail += c[level - 1]
-        np.divide(c[1], tail, out=tail)
-        tail += c[0]
-        tail *= e  # Φ(-a)
-
+    with memory.scratch((2, x.size), x.dtype) as (s, below):
+        np.multiply(x, _KAPPA, out=s)
+        s *= x
+        np.add(s, _ZETA, out=below)
+        np.divide(_EPSILON, below, out=below)
+        below += s
+        below += _DELTA
+        np.divide(_GAMMA, below, out=below)
+        below += s
+        below += _BETA
+        below *= x
+        np.tanh(below, out=below)
+        below *= 0.5
+        below += 0.5
+        np.multiply(x, below, out=y)
         if slope is not None:
-            # dy/dx is 1/2 plus an odd function of x: for positive x 1 - k, for negative ones k.
-            e *= a
-            e *= _DENSITY
-            np.subtract(tail, e, out=slope)  # k = Φ(-a) - a · density
-            np.subtract(0.5, slope, out=slope)
-            bits, sign = slope.view(np.uint32), e.view(np.uint32)
-            np.bitwise_and(x.view(np.uint32), _SIGN, out=sign)
-            bits ^= sign
-            slope += 0.5
-
-        # x · Φ(x) is x - a · Φ(-a) for positive x and -a · Φ(-a) for negative ones.
-        tail *= a
-        _with_each(np.maximum, x, 0.0, y)
-        y -= tail
+            s *= -0.5 / _KAPPA
+            np.exp(s, out=slope)
+            slope *= x
+            slope *= _DENSITY
+            slope += below
 
 
-# Not 1024, 2048 or 4096: where rows of all arrays start at the same place of a page, they take up to eight times as
-# long.
-_WIDTH = 512
+# Rows longer than half of NumPy's buffer of 8192 take half the time of shorter ones: 2^20 elements 0.11 ms, in rows of
+# 512 0.22. Not a multiple of 1024: where rows of all arrays start at the same place of a page, they may take up to
+# eight times as long.
+_WIDTH = 4900
 
 
 def _with_each(ufunc, x, number, out):
