@@ -18,9 +18,10 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from gpukeras.backend import blas, memory, threads
+from gpukeras.kernels import products
+from gpukeras.kernels.patches import FEW_CHANNELS, for_blocks, goes_by_rows
 from gpukeras.kernels.windows import Windows
 
 __all__ = [
@@ -38,14 +39,10 @@ __all__ = [
 
 # What a block's columns and results take at most. Measured on two threads with 3x3 kernels, 64x5x5x64 to 32x32x32x32:
 # 1 to 4 MB do equally well; smaller blocks make calls so short that the threads wait for the interpreter's lock.
-_BLOCK_BYTES = 2 << 20
+_BLOCK_BYTES = 3 << 20
 # A weights' gradient is summed in so many parts at most, side by side, that together take no more than so many bytes.
 _PARTS = 8
 _PARTS_BYTES = 16 << 20
-# Up to so many channels, columns are laid out with one row for each place and channel: then runs of
-# neighbouring windows are copied, not single windows' few channels. Measured: 1 channel 0.6 ms
-# instead of 1.4, 3 channels 1.9 instead of 2.4.
-_FEW_CHANNELS = 4
 # Copying an element of the columns takes as long as so many multiply-adds, adding one up twice as long.
 _COPY = 12
 
@@ -56,7 +53,7 @@ _COPY = 12
 def has_few_filters(weights, windows):
     """Whether `scatter` through mirrored windows makes y faster than `gather`: few filters for many channels."""
     channels, filters = weights.shape[-2:]
-    return windows.mirrored is not None and filters <= _FEW_CHANNELS and channels > 2 * filters
+    return windows.mirrored is not None and filters <= FEW_CHANNELS and channels > 2 * filters
 
 
 def goes_back_by_columns(weights, windows, groups):
@@ -84,92 +81,75 @@ def gather(x, windows, groups, y: Any = None, weights=None, bias=None, dy: Any =
 
     Either is left out where its arrays are None.
     """
-    filters = (y if dy is None else dy).shape[-1]
-    cuts = _cuts(len(x), windows.grid, windows.count * x.shape[-1] + filters, x.dtype)
-    matrices = None if y is None else matrices_of(weights, groups)
+    channels, filters = x.shape[-1], (y if dy is None else dy).shape[-1]
+    cuts = _cuts(len(x), windows.grid, windows.count * channels + filters, x.dtype)
+    is_by_rows = len(cuts) > 1 and goes_by_rows(windows, channels // groups)
+    pieces = windows.size[0] if is_by_rows else 1
+    if is_by_rows:
+        cuts = _cuts(len(x), windows.grid, windows.count // pieces * channels + pieces * filters, x.dtype)
+    shape = (pieces, groups, windows.count * channels // groups // pieces, filters // groups)
+    parts = _parts(cuts, 0 if dy is None else math.prod(shape) * x.dtype.itemsize)
+    matrices = None if y is None else _pieces_of(matrices_of(weights, groups), pieces)
     line = None if bias is None else np.tile(bias, windows.grid[-1])
-    parts = [[cut] for cut in cuts]
-    sums: Any = None
-    if dy is not None:
-        shape = (groups, windows.count * x.shape[-1] // groups, filters // groups)
-        parts = _parts(cuts, math.prod(shape) * x.dtype.itemsize)
-        sums = np.empty((len(parts), *shape), x.dtype)
+    sums = None if dy is None else np.empty((len(parts), *shape), x.dtype)
 
     def compute(part):
-        for i, cut in enumerate(parts[part]):
-            _with_columns(x, windows, groups, cut, functools.partial(multiply, part, i == 0, cut))
+        for_blocks(x, windows, groups, parts[part], is_by_rows, functools.partial(multiply, part, parts[part][0]))
 
-    def multiply(part, is_first, cut, columns):
+    def multiply(part, first, cut, columns):
         if y is not None:
             out = y[cut]
-            _matmul(columns, matrices, split(out, groups))
+            _multiply(columns, matrices, out.swapaxes(0, 1) if is_by_rows else out)
             if line is not None:
                 lines = out.reshape(-1, out.shape[-2] * filters)
                 lines += line[: lines.shape[1]]
-        if dy is not None:
-            rows, columns = split(dy[cut], groups), columns.swapaxes(1, 2)
-            if is_first:
-                _matmul(columns, rows, sums[part])
-            else:
-                with memory.scratch(sums.shape[1:], sums.dtype) as share:
-                    sums[part] += _matmul(columns, rows, share)
+        if sums is not None:
+            rows = dy[cut].swapaxes(0, 1) if is_by_rows else dy[cut]
+            _multiply_transposed(columns, rows, sums[part], cut is not first)
 
     _run(compute, range(len(parts)))
-    return None if dy is None else join_matrices(sums.sum(axis=0), windows)
+    return None if sums is None else join_matrices(_joined(sums.sum(axis=0)), windows)
 
 
-def _with_columns(x, windows, groups, cut, use):
-    """Call ``use(columns)`` with what the windows of a block see: (groups, windows, places · channels of a group)."""
-    images, rows = cut
-    x = x[images]
-    first = rows.start * windows.strides[0] - windows.lows[0]
-    count = (rows.stop - rows.start - 1) * windows.strides[0] + (windows.size[0] - 1) * windows.dilation[0] + 1
-    if not windows.is_padded and x.strides[-1] == x.itemsize:
-        _copy_columns(x[:, first : first + count], windows, groups, rows.stop - rows.start, use)
+def _pieces_of(matrices, pieces):
+    groups, width, filters = matrices.shape
+    return matrices.reshape(groups, pieces, width // pieces, filters).swapaxes(0, 1)
+
+
+def _joined(matrices):
+    pieces, groups, width, filters = matrices.shape
+    return matrices.swapaxes(0, 1).reshape(groups, pieces * width, filters)
+
+
+def _multiply(columns, matrices, out):
+    """out ← Σ over pieces of columns · matrices; out has the windows in the order of the columns, and filters."""
+    pieces, groups, rows, _ = columns.shape
+    if pieces == 1 and out.flags.c_contiguous:
+        products.multiply(columns, matrices, split(out, groups)[None])
         return
-    with memory.scratch((len(x), count, *windows.span[1:], x.shape[-1]), x.dtype) as seen:
-        if windows.is_padded:
-            seen.fill(0)
-        inside, source = [slice(None)], [slice(None)]
-        for low, n, size in zip((-first, *windows.lows[1:]), x.shape[1:-1], seen.shape[1:-1], strict=True):
-            start = max(low, 0)
-            stop = max(min(low + n, size), start)
-            inside.append(slice(start, stop))
-            source.append(slice(start - low, stop - low))
-        seen[tuple(inside)] = x[tuple(source)]
-        _copy_columns(seen, windows, groups, rows.stop - rows.start, use)
-
-
-def _copy_columns(x, windows, groups, rows, use):
-    rank, channels = len(windows.grid), x.shape[-1] // groups
-    view = _window_view(x, windows, groups, channels, (rows, *windows.grid[1:]))
-    batch, places = [*range(1 + rank)], [*range(1 + rank, 1 + 2 * rank)]
-    group, channel = 1 + 2 * rank, 2 + 2 * rank
-    is_transposed = channels <= _FEW_CHANNELS
-    view = view.transpose(group, *([*places, channel, *batch] if is_transposed else [*batch, *places, channel]))
-    with memory.scratch(view.shape, x.dtype) as columns:
-        np.copyto(columns, view)
-        if is_transposed:
-            use(columns.reshape(groups, windows.count * channels, -1).swapaxes(1, 2))
+    filters = matrices.shape[-1]
+    out = out.reshape(*out.shape[:-1], groups, filters)
+    out = out.transpose(out.ndim - 2, *range(out.ndim - 2), out.ndim - 1)
+    with memory.scratch((pieces, groups, rows, filters), out.dtype) as shares:
+        products.multiply(columns, matrices, shares)
+        total, *others = shares.reshape(pieces, *out.shape)
+        for share in others[:-1]:
+            total += share
+        if others:
+            np.add(total, others[-1], out=out)  # with both sums at once; np.add.reduce takes twice the time
         else:
-            use(columns.reshape(groups, -1, windows.count * channels))
+            np.copyto(out, total)
 
 
-def _window_view(x, windows, groups, channels, grid):
-    """What every window sees, without a copy: (batch, *grid, *size, groups, channels of a group)."""
-    batch, *steps, last = x.strides
-    return as_strided(
-        x,
-        (len(x), *grid, *windows.size, groups, channels),
-        (
-            batch,
-            *(step * s for step, s in zip(steps, windows.strides, strict=True)),
-            *(step * d for step, d in zip(steps, windows.dilation, strict=True)),
-            channels * last,
-            last,
-        ),
-        writeable=False,
-    )
+def _multiply_transposed(columns, dy, out, is_added):
+    """out ← columnsᵀ · dy for each piece, or out += columnsᵀ · dy where `is_added`."""
+    groups = columns.shape[1]
+    if dy.flags.c_contiguous:
+        products.multiply_transposed(columns, split(dy, groups)[None], out, is_added)
+        return
+    with memory.scratch(dy.shape, dy.dtype) as copy:
+        np.copyto(copy, dy)
+        products.multiply_transposed(columns, split(copy, groups)[None], out, is_added)
 
 
 # --- The way back with strides -----------------------------------------------------------------------------------
@@ -184,31 +164,29 @@ def interleave(dy, weights, windows, groups):
     dx = np.empty((len(dy), *windows.space, groups * weights.shape[-2]), dy.dtype)
     walks = _walks(weights, windows, groups, dx)
 
-    def compute(cut):
+    def compute(part):
         for walk, targets in walks:
-            _with_columns(dy, walk, groups, cut, functools.partial(multiply, cut, walk.grid, targets))
+            for_blocks(dy, walk, groups, part, True, functools.partial(multiply, targets))
 
-    def multiply(cut, grid, targets, columns):
+    def multiply(targets, cut, columns):
         images, rows = cut
-        for (places_first, *places), of_columns, matrices in targets:
-            into = dx[(images, places_first, *places)][:, rows]
-            with memory.scratch((groups, columns.shape[1], matrices.shape[2]), dx.dtype) as share:
-                _matmul(columns[:, :, of_columns], matrices, share)
-                share = share.transpose(1, 0, 2).reshape(len(into), -1, *grid[1:], dx.shape[-1])
-                into[...] = share[:, : into.shape[1]]
+        for places, of_kernel, matrices in targets:
+            into = dx[(images, *places)][:, rows].swapaxes(0, 1)
+            count = columns.shape[2] // (rows.stop - rows.start) * len(into)  # not all have as many rows
+            _multiply(columns[of_kernel, :, :count], matrices, into)
 
     if walks:
         grid = [max(sizes) for sizes in zip(*(walk.grid for walk, _ in walks), strict=True)]
-        width = max(walk.count for walk, _ in walks) * dy.shape[-1] + 2 * dx.shape[-1]
-        _run(compute, _cuts(len(dy), grid, width, dy.dtype))
+        width = max(walk.count // walk.size[0] for walk, _ in walks) * dy.shape[-1] + 2 * dx.shape[-1]
+        _run(compute, _parts(_cuts(len(dy), grid, width, dy.dtype), 0))
     return dx
 
 
 def _walks(weights, windows, groups, dx):
     """The convolutions of dy that `interleave` makes dx of; what no window sees is set to zero.
 
-    Returns pairs of windows over dy and a list of what is made of their columns: places of dx, the part of the columns
-    that they see, and matrices.
+    Returns pairs of windows over dy and a list of what is made of their columns: places of dx, the rows of the windows
+    that these see, and matrices.
     """
     first, *others = windows.residues
     seen = [residue for residue in first if residue.size]
@@ -226,16 +204,15 @@ def _walks(weights, windows, groups, dx):
         lows = (-start, *(-residue.start for residue in inner))
         grid = (max(residue.count for residue in seen), *(residue.count for residue in inner))
         ones = (1,) * len(size)
-        width = math.prod(size[1:]) * weights.shape[-1] // groups
         targets = []
         for residue in seen:
-            low = (residue.start - start) * width
+            low = residue.start - start
             taps = (residue.taps, *(r.taps for r in inner))
             targets.append(
                 (
                     (residue.places, *(r.places for r in inner)),
-                    slice(low, low + residue.size * width),
-                    matrices_of(mirrored(weights[taps], groups), groups),
+                    slice(low, low + residue.size),
+                    _pieces_of(matrices_of(mirrored(weights[taps], groups), groups), residue.size),
                 )
             )
         walks.append((Windows(windows.grid, size, ones, ones, lows, grid), targets))
@@ -250,7 +227,7 @@ def scatter(dy, weights, windows, groups):
     channels = weights.shape[-2]
     dx = np.empty((len(dy), *windows.space, groups * channels), dy.dtype)
     places = places_of(weights, windows, groups)
-    add = _add_few if groups == 1 and channels <= _FEW_CHANNELS else _add
+    add = _add_few if groups == 1 and channels <= FEW_CHANNELS else _add
 
     def compute(images):
         dx[images].fill(0)
@@ -326,7 +303,7 @@ def _cuts(batch, grid, width, dtype):
         return []
     count = -(-size // _BLOCK_BYTES)
     if count > 1:
-        count = -(-count // 4) * 4  # the same number for each of two or four threads
+        count = max(1 << (count - 1).bit_length(), 4)  # the same number for each of two or four threads, and equal ones
     if count <= batch:
         return [(images, slice(0, rows)) for images in _split_evenly(batch, count)]
     bands = _split_evenly(rows, min(-(-count // batch), rows))
@@ -335,7 +312,7 @@ def _cuts(batch, grid, width, dtype):
 
 def _parts(cuts, nbytes):
     """The blocks in runs, each of which is summed on its own in memory of `nbytes`."""
-    count = min(len(cuts), _PARTS, max(_PARTS_BYTES // nbytes, 1))
+    count = min(len(cuts), _PARTS, max(_PARTS_BYTES // max(nbytes, 1), 1))
     return [cuts[part] for part in _split_evenly(len(cuts), count)] if cuts else []
 
 
