@@ -76,10 +76,10 @@ def goes_back_by_columns(weights, windows, groups):
 # --- Columns times weights ---------------------------------------------------------------------------------------
 
 
-def gather(x, windows, groups, y: Any = None, weights=None, bias=None, dy: Any = None):
+def gather(x, windows, groups, y: Any = None, weights=None, bias=None, is_rectified=False, dy: Any = None):
     """One walk over the columns of x: y ← columns · weights + bias, and Σ columnsᵀ · dy is returned.
 
-    Either is left out where its arrays are None.
+    Either is left out where its arrays are None. Of y only the positive part is kept where `is_rectified`.
     """
     channels, filters = x.shape[-1], (y if dy is None else dy).shape[-1]
     cuts = _cuts(len(x), windows.grid, windows.count * channels + filters, x.dtype)
@@ -100,9 +100,7 @@ def gather(x, windows, groups, y: Any = None, weights=None, bias=None, dy: Any =
         if y is not None:
             out = y[cut]
             _multiply(columns, matrices, out.swapaxes(0, 1) if is_by_rows else out)
-            if line is not None:
-                lines = out.reshape(-1, out.shape[-2] * filters)
-                lines += line[: lines.shape[1]]
+            _finish(out, line, is_rectified)
         if sums is not None:
             rows = dy[cut].swapaxes(0, 1) if is_by_rows else dy[cut]
             _multiply_transposed(columns, rows, sums[part], cut is not first)
@@ -141,6 +139,15 @@ def _multiply(columns, matrices, out):
             np.copyto(out, total)
 
 
+def _finish(y, line, is_rectified):
+    """y ← y + bias, given for a whole line of places, and its positive part where `is_rectified`."""
+    if line is not None:
+        lines = y.reshape(-1, y.shape[-2] * y.shape[-1])  # NumPy's inner loop is as long as a line, not as the filters
+        lines += line[: lines.shape[1]]  # a block may hold a part of the only axis
+    if is_rectified:
+        np.maximum(y, 0, out=y)
+
+
 def _multiply_transposed(columns, dy, out, is_added):
     """out ← columnsᵀ · dy for each piece, or out += columnsᵀ · dy where `is_added`."""
     groups = columns.shape[1]
@@ -155,18 +162,22 @@ def _multiply_transposed(columns, dy, out, is_added):
 # --- The way back with strides -----------------------------------------------------------------------------------
 
 
-def interleave(dy, weights, windows, groups):
+def interleave(dy, weights, windows, groups, bias=None, is_rectified=False):
     """dx = Σ over the places of a window of dy · weights[place]ᵀ, for windows without dilation.
 
     Places of x that are a multiple of the strides apart see dy through the same places of the weights: their gradient
-    is a convolution of dy at stride 1 with these. All that differ only on the first axis share columns.
+    is a convolution of dy at stride 1 with these. All that differ only on the first axis share columns. A bias is
+    added, and only the positive part kept where `is_rectified`, as in transposed convolutions.
     """
+    line = None if bias is None else np.tile(bias, windows.space[-1])
     dx = np.empty((len(dy), *windows.space, groups * weights.shape[-2]), dy.dtype)
     walks = _walks(weights, windows, groups, dx)
 
     def compute(part):
         for walk, targets in walks:
             for_blocks(dy, walk, groups, part, True, functools.partial(multiply, targets))
+        if has_whole_images:
+            _finish(dx[part[0][0].start : part[-1][0].stop], line, is_rectified)
 
     def multiply(targets, cut, columns):
         images, rows = cut
@@ -175,10 +186,15 @@ def interleave(dy, weights, windows, groups):
             count = columns.shape[2] // (rows.stop - rows.start) * len(into)  # not all have as many rows
             _multiply(columns[of_kernel, :, :count], matrices, into)
 
+    has_whole_images = False
     if walks:
         grid = [max(sizes) for sizes in zip(*(walk.grid for walk, _ in walks), strict=True)]
         width = max(walk.count // walk.size[0] for walk, _ in walks) * dy.shape[-1] + 2 * dx.shape[-1]
-        _run(compute, _parts(_cuts(len(dy), grid, width, dy.dtype), 0))
+        cuts = _cuts(len(dy), grid, width, dy.dtype)
+        has_whole_images = all(rows.start == 0 and rows.stop == grid[0] for _, rows in cuts)
+        _run(compute, _parts(cuts, 0))
+    if not has_whole_images:
+        _finish(dx, line, is_rectified)
     return dx
 
 
@@ -222,8 +238,12 @@ def _walks(weights, windows, groups, dx):
 # --- The way back by sums ----------------------------------------------------------------------------------------
 
 
-def scatter(dy, weights, windows, groups):
-    """dx = Σ over the places of a window of dy · weights[place]ᵀ, each place's share added where it belongs."""
+def scatter(dy, weights, windows, groups, bias=None, is_rectified=False):
+    """dx = Σ over the places of a window of dy · weights[place]ᵀ, each place's share added where it belongs.
+
+    Bias and rectifier are those of a transposed convolution.
+    """
+    line = None if bias is None else np.tile(bias, windows.space[-1])
     channels = weights.shape[-2]
     dx = np.empty((len(dy), *windows.space, groups * channels), dy.dtype)
     places = places_of(weights, windows, groups)
@@ -233,6 +253,7 @@ def scatter(dy, weights, windows, groups):
         dx[images].fill(0)
         for rows in bands:
             add(dx[images], dy[images, rows], places, windows, rows)
+        _finish(dx[images], line, is_rectified)
 
     cuts = _cuts(len(dy), windows.grid, windows.count * dx.shape[-1] + dy.shape[-1], dy.dtype)
     bands = [rows for images, rows in cuts if images.start == 0]  # neighbouring bands add to the same places
@@ -240,6 +261,7 @@ def scatter(dy, weights, windows, groups):
         _run(compute, [images for images, rows in cuts if rows.start == 0])
     else:
         dx.fill(0)
+        _finish(dx, line, is_rectified)
     return dx
 
 
