@@ -13,7 +13,6 @@ __all__ = [
     "SMALL",
     "add_scaled",
     "can_limit",
-    "is_limited",
     "matmul",
     "one_thread",
     "shorten_spinning",
@@ -171,11 +170,6 @@ _limit = Limit()
 def one_thread():
     """A `with` block in which BLAS computes in the calling thread alone."""
     return _limit
-
-
-def is_limited():
-    """Whether BLAS is held to one thread by someone's `with` block."""
-    return _limit.depth > 0
 
 
 _SPINNING = "18"  # a power of two, in cycles: about 0.1 ms

@@ -25,6 +25,7 @@ from gpukeras.kernels.patches import FEW_CHANNELS, for_blocks, goes_by_rows
 from gpukeras.kernels.windows import Windows
 
 __all__ = [
+    "finish",
     "gather",
     "goes_back_by_columns",
     "has_few_filters",
@@ -60,16 +61,18 @@ def goes_back_by_columns(weights, windows, groups):
     """Whether x's gradient comes from columns of dy, and not from `scatter`.
 
     All ways compute the same products, at stride 1 in one case for every place of x, in the other for every place of y.
-    Beside them the first copies columns of dy, at stride 1 once for both gradients; the second copies columns of x for
-    the weights' gradient, and adds up as many elements. Measured with strides of 2, 3x3 kernels and twice as many
-    filters as channels: 4.9 instead of 6.4 ms for 32x32x32x32, 3.4 instead of 4.7 for 64x14x14x64.
+    Beside them the first copies columns of dy, at stride 1 once for both gradients and for all rows of the kernel; the
+    second copies columns of x for the weights' gradient, and adds up as many elements. Measured with strides of 2, 3x3
+    kernels and twice as many filters as channels: 4.9 instead of 6.4 ms for 32x32x32x32, 3.4 instead of 4.7 for
+    64x14x14x64.
     """
     channels, filters = groups * weights.shape[-2], weights.shape[-1]
     if windows.is_disjoint:
         return windows.is_pointwise
     if windows.mirrored is None:
         return max(windows.dilation) == 1 and filters <= 4 * channels
-    by_columns = math.prod(windows.space) * filters * (2 * channels // groups + _COPY)
+    copy = _COPY // windows.size[0] if goes_by_rows(windows.mirrored, filters // groups) else _COPY
+    by_columns = math.prod(windows.space) * filters * (2 * channels // groups + copy)
     return by_columns <= math.prod(windows.grid) * channels * (2 * filters // groups + 3 * _COPY)
 
 
@@ -82,7 +85,8 @@ def gather(x, windows, groups, y: Any = None, weights=None, bias=None, is_rectif
     Either is left out where its arrays are None. Of y only the positive part is kept where `is_rectified`.
     """
     channels, filters = x.shape[-1], (y if dy is None else dy).shape[-1]
-    cuts = _cuts(len(x), windows.grid, windows.count * channels + filters, x.dtype)
+    has_few = channels // groups <= FEW_CHANNELS  # little work for many results, hence larger blocks
+    cuts = _cuts(len(x), windows.grid, windows.count * channels + filters, x.dtype, 2 if has_few else 1)
     is_by_rows = len(cuts) > 1 and goes_by_rows(windows, channels // groups)
     pieces = windows.size[0] if is_by_rows else 1
     if is_by_rows:
@@ -91,7 +95,7 @@ def gather(x, windows, groups, y: Any = None, weights=None, bias=None, is_rectif
     parts = _parts(cuts, 0 if dy is None else math.prod(shape) * x.dtype.itemsize)
     matrices = None if y is None else _pieces_of(matrices_of(weights, groups), pieces)
     line = None if bias is None else np.tile(bias, windows.grid[-1])
-    sums = None if dy is None else np.empty((len(parts), *shape), x.dtype)
+    sums: Any = None if dy is None else np.empty((len(parts), *shape), x.dtype)
 
     def compute(part):
         for_blocks(x, windows, groups, parts[part], is_by_rows, functools.partial(multiply, part, parts[part][0]))
@@ -99,14 +103,16 @@ def gather(x, windows, groups, y: Any = None, weights=None, bias=None, is_rectif
     def multiply(part, first, cut, columns):
         if y is not None:
             out = y[cut]
-            _multiply(columns, matrices, out.swapaxes(0, 1) if is_by_rows else out)
-            _finish(out, line, is_rectified)
-        if sums is not None:
+            _multiply(columns, matrices, out.swapaxes(0, 1) if is_by_rows else out, len(parts) > 1)
+            finish(out, line, is_rectified)
+        if dy is not None:
             rows = dy[cut].swapaxes(0, 1) if is_by_rows else dy[cut]
-            _multiply_transposed(columns, rows, sums[part], cut is not first)
+            _multiply_transposed(columns, rows, sums[part], cut is not first, len(parts) > 1)
 
     _run(compute, range(len(parts)))
-    return None if sums is None else join_matrices(_joined(sums.sum(axis=0)), windows)
+    if dy is None:
+        return None
+    return join_matrices(sums.sum(axis=0).swapaxes(0, 1).reshape(groups, pieces * shape[2], shape[3]), windows)
 
 
 def _pieces_of(matrices, pieces):
@@ -114,22 +120,17 @@ def _pieces_of(matrices, pieces):
     return matrices.reshape(groups, pieces, width // pieces, filters).swapaxes(0, 1)
 
 
-def _joined(matrices):
-    pieces, groups, width, filters = matrices.shape
-    return matrices.swapaxes(0, 1).reshape(groups, pieces * width, filters)
-
-
-def _multiply(columns, matrices, out):
+def _multiply(columns, matrices, out, in_pieces):
     """out ← Σ over pieces of columns · matrices; out has the windows in the order of the columns, and filters."""
     pieces, groups, rows, _ = columns.shape
     if pieces == 1 and out.flags.c_contiguous:
-        products.multiply(columns, matrices, split(out, groups)[None])
+        products.multiply(columns, matrices, split(out, groups)[None], in_pieces)
         return
     filters = matrices.shape[-1]
     out = out.reshape(*out.shape[:-1], groups, filters)
     out = out.transpose(out.ndim - 2, *range(out.ndim - 2), out.ndim - 1)
     with memory.scratch((pieces, groups, rows, filters), out.dtype) as shares:
-        products.multiply(columns, matrices, shares)
+        products.multiply(columns, matrices, shares, in_pieces)
         total, *others = shares.reshape(pieces, *out.shape)
         for share in others[:-1]:
             total += share
@@ -139,24 +140,26 @@ def _multiply(columns, matrices, out):
             np.copyto(out, total)
 
 
-def _finish(y, line, is_rectified):
+def finish(y, line, is_rectified):
     """y ← y + bias, given for a whole line of places, and its positive part where `is_rectified`."""
+    if line is None and not is_rectified:
+        return
+    lines = y.reshape(-1, y.shape[-2] * y.shape[-1])  # NumPy's inner loop is as long as a line, not as the filters
     if line is not None:
-        lines = y.reshape(-1, y.shape[-2] * y.shape[-1])  # NumPy's inner loop is as long as a line, not as the filters
         lines += line[: lines.shape[1]]  # a block may hold a part of the only axis
     if is_rectified:
-        np.maximum(y, 0, out=y)
+        np.maximum(lines, np.zeros(lines.shape[1], y.dtype), out=lines)  # with a number it takes three times as long
 
 
-def _multiply_transposed(columns, dy, out, is_added):
+def _multiply_transposed(columns, dy, out, is_added, in_pieces):
     """out ← columnsᵀ · dy for each piece, or out += columnsᵀ · dy where `is_added`."""
     groups = columns.shape[1]
     if dy.flags.c_contiguous:
-        products.multiply_transposed(columns, split(dy, groups)[None], out, is_added)
+        products.multiply_transposed(columns, split(dy, groups)[None], out, is_added, in_pieces)
         return
     with memory.scratch(dy.shape, dy.dtype) as copy:
         np.copyto(copy, dy)
-        products.multiply_transposed(columns, split(copy, groups)[None], out, is_added)
+        products.multiply_transposed(columns, split(copy, groups)[None], out, is_added, in_pieces)
 
 
 # --- The way back with strides -----------------------------------------------------------------------------------
@@ -177,24 +180,25 @@ def interleave(dy, weights, windows, groups, bias=None, is_rectified=False):
         for walk, targets in walks:
             for_blocks(dy, walk, groups, part, True, functools.partial(multiply, targets))
         if has_whole_images:
-            _finish(dx[part[0][0].start : part[-1][0].stop], line, is_rectified)
+            finish(dx[part[0][0].start : part[-1][0].stop], line, is_rectified)
 
     def multiply(targets, cut, columns):
         images, rows = cut
         for places, of_kernel, matrices in targets:
             into = dx[(images, *places)][:, rows].swapaxes(0, 1)
             count = columns.shape[2] // (rows.stop - rows.start) * len(into)  # not all have as many rows
-            _multiply(columns[of_kernel, :, :count], matrices, into)
+            _multiply(columns[of_kernel, :, :count], matrices, into, len(parts) > 1)
 
-    has_whole_images = False
+    parts, has_whole_images = [], False
     if walks:
         grid = [max(sizes) for sizes in zip(*(walk.grid for walk, _ in walks), strict=True)]
         width = max(walk.count // walk.size[0] for walk, _ in walks) * dy.shape[-1] + 2 * dx.shape[-1]
         cuts = _cuts(len(dy), grid, width, dy.dtype)
         has_whole_images = all(rows.start == 0 and rows.stop == grid[0] for _, rows in cuts)
-        _run(compute, _parts(cuts, 0))
+        parts += _parts(cuts, 0)
+        _run(compute, parts)
     if not has_whole_images:
-        _finish(dx, line, is_rectified)
+        finish(dx, line, is_rectified)
     return dx
 
 
@@ -253,7 +257,7 @@ def scatter(dy, weights, windows, groups, bias=None, is_rectified=False):
         dx[images].fill(0)
         for rows in bands:
             add(dx[images], dy[images, rows], places, windows, rows)
-        _finish(dx[images], line, is_rectified)
+        finish(dx[images], line, is_rectified)
 
     cuts = _cuts(len(dy), windows.grid, windows.count * dx.shape[-1] + dy.shape[-1], dy.dtype)
     bands = [rows for images, rows in cuts if images.start == 0]  # neighbouring bands add to the same places
@@ -261,7 +265,7 @@ def scatter(dy, weights, windows, groups, bias=None, is_rectified=False):
         _run(compute, [images for images, rows in cuts if rows.start == 0])
     else:
         dx.fill(0)
-        _finish(dx, line, is_rectified)
+        finish(dx, line, is_rectified)
     return dx
 
 
@@ -286,11 +290,15 @@ def _add_few(dx, dy, places, windows, rows):
     seen = [into[1] for out, into in taps if into[1].stop]
     low, high = min((rows.start for rows in seen), default=0), max((rows.stop for rows in seen), default=0)
     dx = dx[:, low:high].transpose(dx.ndim - 1, *range(dx.ndim - 1))
+    count_of_windows = math.prod(dy.shape[:-1])
     with (
-        memory.scratch((count * channels, math.prod(dy.shape[:-1])), dy.dtype) as shares,
+        memory.scratch((1, count_of_windows, count * channels), dy.dtype) as by_windows,
+        memory.scratch((count * channels, count_of_windows), dy.dtype) as shares,
         memory.scratch(dx.shape, dy.dtype) as total,
     ):
-        blas.matmul(places.swapaxes(2, 3).reshape(-1, filters), dy.reshape(-1, filters).T, out=shares)
+        matrix = places[0].transpose(1, 0, 2).reshape(1, filters, -1)
+        products.multiply(dy.reshape(1, -1, filters), matrix, by_windows, True)
+        np.copyto(shares, by_windows[0].T)  # takes less time than the product in that order
         total.fill(0)
         for share, (out, into) in zip(shares.reshape(count, channels, *dy.shape[:-1]), taps, strict=True):
             if into[1].stop:
@@ -317,13 +325,16 @@ def _taps(windows, rows):
 # --- Blocks ------------------------------------------------------------------------------------------------------
 
 
-def _cuts(batch, grid, width, dtype):
-    """Equal blocks of windows, each window with `width` elements: pairs of slices into (batch, grid[0])."""
+def _cuts(batch, grid, width, dtype, most=1):
+    """Equal blocks of windows, each window with `width` elements: pairs of slices into (batch, grid[0]).
+
+    Blocks take `most` times _BLOCK_BYTES at most.
+    """
     rows = grid[0]
     size = batch * math.prod(grid) * width * dtype.itemsize
     if not size:
         return []
-    count = -(-size // _BLOCK_BYTES)
+    count = -(-size // (most * _BLOCK_BYTES))
     if count > 1:
         count = max(1 << (count - 1).bit_length(), 4)  # the same number for each of two or four threads, and equal ones
     if count <= batch:

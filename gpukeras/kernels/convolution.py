@@ -185,12 +185,10 @@ def finish(y, bias, is_rectified):
 
 @finish.cpu
 def finish(y, bias, is_rectified):
-    # A whole line of places at once: NumPy's inner loop is that long, not only as the filters.
-    if bias is not None and y.size >= _SMALL:
-        lines = y.reshape(-1, y.shape[-2] * y.shape[-1])
-        lines += np.tile(bias, y.shape[-2])
-        bias = None
-    return finish.reference(y, bias, is_rectified)
+    if y.size < _SMALL:
+        return finish.reference(y, bias, is_rectified)
+    columns.finish(y, None if bias is None else np.tile(bias, y.shape[-2]), is_rectified)
+    return y
 
 
 @finish.samples

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -45,7 +46,9 @@ def _for_alike(x, windows, groups, blocks, is_by_rows, use):
     count = (stop - start - 1) * windows.strides[0] + (windows.size[0] - 1) * windows.dilation[0] + 1
     is_direct = not windows.is_padded and x.strides[-1] == x.itemsize
     with memory.scratch((0,) if is_direct else (batch, count, *windows.span[1:], x.shape[-1]), x.dtype) as padded:
-        inside = source = view = None
+        inside: Any = None
+        source: Any = None
+        view: Any = None
         if not is_direct:
             into, source = _overlap((-first, *windows.lows[1:]), x.shape[1:-1], padded.shape[1:-1])
             inside = padded[into]

@@ -20,35 +20,37 @@ _LEAST_ROWS = 32  # with fewer rows in a piece the whole is faster
 _LEAST_SUMMED = 64  # the same where each piece has a result of its own, which are summed afterwards
 
 
-def multiply(a, b, out):
+def multiply(a, b, out, in_pieces):
     """out ← a · b for each of many pairs of matrices.
 
+    `in_pieces` is for one thread of many: BLAS's threads are not worth waking for a piece, only for the whole.
+
     Shapes:
-        a (..., rows, n), b (..., n, m)  ->  out (..., rows, m)
+        a (..., rows, n), b (..., n, m)  ->  out (..., rows, m); a and b are broadcast to the pairs of out
     """
-    *others, rows, n = a.shape
+    rows, n = a.shape[-2:]
     m = b.shape[-1]
-    step = _rows_of_piece(rows, n * m, _LEAST_ROWS)
+    step = _rows_of_piece(rows, n * m, _LEAST_ROWS) if in_pieces else 0
     if not step:
         _matmul(a, b, out)
         return
     count = rows // step
     head = count * step
-    pieces = a[..., :head, :].reshape(*others, count, step, n)
-    np.matmul(pieces, b[..., None, :, :], out=out[..., :head, :].reshape(*others, count, step, m))
+    pieces = a[..., :head, :].reshape(*a.shape[:-2], count, step, n)
+    np.matmul(pieces, b[..., None, :, :], out=out[..., :head, :].reshape(*out.shape[:-2], count, step, m))
     if head < rows:
         np.matmul(a[..., head:, :], b, out=out[..., head:, :])
 
 
-def multiply_transposed(a, b, out, is_added):
-    """out ← aᵀ · b for each of many pairs of matrices, or out += aᵀ · b where `is_added`.
+def multiply_transposed(a, b, out, is_added, in_pieces):
+    """out ← aᵀ · b for each of many pairs of matrices, or out += aᵀ · b where `is_added`; `in_pieces` as in `multiply`.
 
     Shapes:
         a (..., rows, n), b (..., rows, m), broadcast to the pairs of a  ->  out (..., n, m)
     """
     *others, rows, n = a.shape
     m = b.shape[-1]
-    step = _rows_of_piece(rows, n * m, _LEAST_SUMMED)
+    step = _rows_of_piece(rows, n * m, _LEAST_SUMMED) if in_pieces else 0
     if not step and not is_added:
         _matmul(a.swapaxes(-1, -2), b, out)
         return
@@ -71,7 +73,7 @@ def multiply_transposed(a, b, out, is_added):
 def _rows_of_piece(rows, size, least):
     """The rows of a piece, 0 for all of them; `size` are the multiply-adds of a row."""
     most = _UNPACKED // max(size, 1)
-    if not least <= most < rows or not blas.is_limited():
+    if not least <= most < rows:
         return 0
     for step in range(most, max(most // 2, least) - 1, -1):
         if rows % step == 0:
