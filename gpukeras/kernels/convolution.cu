@@ -57,11 +57,6 @@ KERNEL sum_of_columns(int n, int channels, const int* windows, int groups, const
   else sum_of_columns_at<1>(n, channels, groups, w, columns, dx);
 }
 
-// y <- y + bias
-KERNEL add_bias(index n, int filters, const real* bias, real* y) {
-  by_column(n, filters, [=](int filter, wide& v) { v += widen(bias[filter]); }, updates(y));
-}
-
 // sum of dy over the rows
 KERNEL bias_gradient(index rows, index columns, const real* dy, wide* part, real* out) {
   sums_of_columns<1>(rows, columns, [=](index row, index column, wide* sums) {

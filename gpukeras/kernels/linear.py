@@ -8,7 +8,7 @@ from gpukeras.backend import blas, cuda, devices, threads
 from gpukeras.kernels import blocks
 from gpukeras.kernels.kernel import kernel
 
-__all__ = ["MANY_ROWS", "linear", "ones", "sum_of_rows"]
+__all__ = ["MANY_ROWS", "finish_on_gpu", "linear", "ones", "sum_of_rows"]
 
 _CUDA = cuda.Source("linear")
 
@@ -73,11 +73,15 @@ def linear(x, kernel, bias=None, is_rectified=False):
 
 @linear.cuda(strided=("x", "kernel"))
 def linear(x, kernel, bias=None, is_rectified=False):
-    y = blas.matmul(x, kernel)
+    return finish_on_gpu(blas.matmul(x, kernel), bias, is_rectified)
+
+
+def finish_on_gpu(y, bias, is_rectified):
+    """Add the bias of the last axis and rectify, in place and in one pass."""
     if y.size > cuda.MAX_INDEX or (bias is not None and bias.dtype != y.dtype):
         return _finish(y, bias, is_rectified)
     if bias is not None or is_rectified:
-        _CUDA.elementwise("finish", y, y.shape[1], bias, is_rectified, y)
+        _CUDA.elementwise("finish", y, y.shape[-1], bias, is_rectified, y)
     return y
 
 
