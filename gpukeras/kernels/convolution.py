@@ -16,6 +16,7 @@ import numpy as np
 
 from gpukeras.backend import blas, cuda, devices, memory, threads
 from gpukeras.kernels import blocks, columns
+from gpukeras.kernels.activation import relu_backward
 from gpukeras.kernels.columns import join_matrices, matrices_of, mirrored, places_of, split
 from gpukeras.kernels.kernel import kernel
 from gpukeras.kernels.linear import finish_on_gpu, sum_of_rows
@@ -317,6 +318,12 @@ def rectifier_gradient(dy, y, needs_sum):
         for i in range(count):
             compute(i)
     return drows, None if sums is None else sums.sum(axis=0)
+
+
+@rectifier_gradient.cuda
+def rectifier_gradient(dy, y, needs_sum):
+    dy = relu_backward(dy, y)
+    return dy, bias_gradient(dy) if needs_sum else None
 
 
 @rectifier_gradient.samples

@@ -9,8 +9,8 @@
 
 #include "common.cuh"
 
-// Pre-activations of sigmoid gates come negated.
-DEVICE wide sigmoid_of_negated(wide z) { return wide(1) / (wide(1) + exponential(z)); }
+// Pre-activations of sigmoid gates come halved.
+DEVICE wide sigmoid_of_halved(wide z) { return wide(0.5) * hyperbolic_tangent(z) + wide(0.5); }
 
 // function(i) for every element, one at a time: steps are small, and want all the threads that there are.
 template <class Function>
@@ -74,9 +74,9 @@ KERNEL lstm_step(index n, int units, int t, int time, const real* product, const
   for_each(n, [=](index e) {
     real* slot = gates + t * n + e;
     index next = time * n;
-    wide i = sigmoid_of_negated(widen(slot[0]) + widen(product[e]));
-    wide f = sigmoid_of_negated(widen(slot[next]) + widen(product[n + e]));
-    wide o = sigmoid_of_negated(widen(slot[2 * next]) + widen(product[2 * n + e]));
+    wide i = sigmoid_of_halved(widen(slot[0]) + widen(product[e]));
+    wide f = sigmoid_of_halved(widen(slot[next]) + widen(product[n + e]));
+    wide o = sigmoid_of_halved(widen(slot[2 * next]) + widen(product[2 * n + e]));
     wide g = hyperbolic_tangent(widen(slot[3 * next]) + widen(product[3 * n + e]));
     wide before = widen(c[e]), after = f * before + i * g, tanh_c = hyperbolic_tangent(after);
     wide values[6] = {i, f, o, g, before, tanh_c};
@@ -116,8 +116,8 @@ KERNEL gru_after_step(index n, int units, int t, int time, const real* product, 
   for_each(n, [=](index e) {
     real* slot = gates + t * n + e;
     index next = time * n;
-    wide z = sigmoid_of_negated(widen(slot[0]) + widen(product[e]));
-    wide r = sigmoid_of_negated(widen(slot[next]) + widen(product[n + e]));
+    wide z = sigmoid_of_halved(widen(slot[0]) + widen(product[e]));
+    wide r = sigmoid_of_halved(widen(slot[next]) + widen(product[n + e]));
     wide recurrent = widen(product[2 * n + e]) + (bias ? widen(bias[unsigned(e) % unsigned(units)]) : wide(0));
     wide candidate = hyperbolic_tangent(widen(slot[2 * next]) + r * recurrent), before = widen(h[t * n + e]);
     wide values[4] = {z, r, candidate, recurrent};
@@ -157,8 +157,8 @@ KERNEL gru_before_reset(index n, int units, int t, int time, const real* product
   for_each(n, [=](index e) {
     real* slot = gates + t * n + e;
     index next = time * n;
-    wide z = sigmoid_of_negated(widen(slot[0]) + widen(product[e]));
-    wide r = sigmoid_of_negated(widen(slot[next]) + widen(product[n + e]));
+    wide z = sigmoid_of_halved(widen(slot[0]) + widen(product[e]));
+    wide r = sigmoid_of_halved(widen(slot[next]) + widen(product[n + e]));
     wide value = r * widen(h[t * n + e]) * (dropout ? widen(dropout[2 * n + e]) : wide(1));
     slot[0] = to_real(z);
     slot[next] = to_real(r);

@@ -386,7 +386,8 @@ def simple_rnn_forward(gates, h, kernel, dropout, keep, fill=None):
 
 
 @simple_rnn_forward.cuda(strided=("kernel", "dropout", "keep"))
-def simple_rnn_forward(gates, h, kernel, dropout, keep):
+def simple_rnn_forward(gates, h, kernel, dropout, keep, fill=None):
+    _fill_all(fill, gates)
     _, time, _, units = gates.shape
     keep = _in_one_piece(keep)
     for t in range(time):
@@ -514,7 +515,8 @@ def lstm_forward(gates, h, c, kernel, dropout, keep, fill=None):
 
 
 @lstm_forward.cuda(strided=("kernel", "dropout", "keep"))
-def lstm_forward(gates, h, c, kernel, dropout, keep):
+def lstm_forward(gates, h, c, kernel, dropout, keep, fill=None):
+    _fill_all(fill, gates)
     _, time, _, units = gates.shape
     keep = _in_one_piece(keep)
     for t in range(time):
@@ -674,7 +676,8 @@ def gru_after_forward(gates, h, kernel, bias, dropout, keep, fill=None):
 
 
 @gru_after_forward.cuda(strided=("kernel", "dropout", "keep"))
-def gru_after_forward(gates, h, kernel, bias, dropout, keep):
+def gru_after_forward(gates, h, kernel, bias, dropout, keep, fill=None):
+    _fill_all(fill, gates)
     _, time, _, units = gates.shape
     keep = _in_one_piece(keep)
     for t in range(time):
@@ -832,7 +835,8 @@ def gru_before_forward(gates, h, kernel, dropout, keep, fill=None):
 
 
 @gru_before_forward.cuda(strided=("kernel", "keep"))
-def gru_before_forward(gates, h, kernel, dropout, keep):
+def gru_before_forward(gates, h, kernel, dropout, keep, fill=None):
+    _fill_all(fill, gates)
     _, time, _, units = gates.shape
     reset = devices.array_module(h).empty_like(h[0])
     of_gates = None if dropout is None else dropout[:2]
