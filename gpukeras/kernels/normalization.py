@@ -28,7 +28,7 @@ _CUDA = cuda.Source("normalization")
 _BATCH_BLOCK = 1 << 18
 # Elements from which on all threads take part. Moments of 2^19 elements took 0.16 ms in one thread and 0.19 in two,
 # sums for the derivative 0.22 and 0.26; those of 2^20 0.31 and 0.27, 0.46 and 0.34.
-_THREADED = 1 << 20
+_THREADED = 3 << 18
 # Elements that it has on a line at most. With a vector for all lines NumPy passes over 2^18 elements in 38 microseconds
 # where they lie in lines of 512 to 4064, in 27 where lines are longer than half of its buffer of 8192. Lines of 1024,
 # 2048 and 4096, but not of 992 or 2080, took 300: then all arrays' lines start at the same place of a page.
