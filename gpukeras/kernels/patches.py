@@ -18,7 +18,7 @@ FEW_CHANNELS = 4
 
 
 def goes_by_rows(windows, channels):
-    """Whether a matrix for each row of the kernel takes less time than one for all: where they share their memory."""
+    """Whether to make a matrix for each row of the kernel: where these share their memory, and not one for all."""
     return windows.strides[0] == 1 < windows.size[0] and len(windows.size) > 1 and channels > FEW_CHANNELS
 
 
