@@ -52,6 +52,15 @@ def masked(x, mask, scale):
     return y
 
 
+@masked.cuda
+def masked(x, mask, scale):
+    if mask.shape != x.shape or mask.dtype != np.int8:
+        return NotImplemented
+    y = devices.array_module(x).empty_like(x)
+    _CUDA.singly("masked", x, x, mask, scale, y)
+    return y
+
+
 @masked.samples
 def masked(random, dtype):
     for shape in (1,), (33, 7), (7, 4999), (530, 2003), (0, 4):
