@@ -81,7 +81,7 @@ def batch_moments(x):
 def batch_moments(x):
     if x.shape[2] != 1 or not x.shape[0]:
         return NotImplemented
-    moments = _CUDA.columns("batch_moments", x, *x.shape[:2], 2, x, join="moments_of_chunks")
+    moments = _CUDA.columns("batch_moments", x, *x.shape[:2], 2, x, join="moments_of_chunks", join_args=(x,))
     return moments[0], moments[1]
 
 

@@ -181,12 +181,31 @@ def run_reference(kernel, args):
         return arrays_in((args, kernel.reference(*args)))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", *SHORT])
-@pytest.mark.parametrize("name", sorted(CUDA_KERNELS))
-def test_cuda_form_equals_the_reference(name, dtype, seed, emulator):
+def run_on_gpu(kernel, args):
+    """The same on a GPU."""
+    import cupy
+
+    copies, launches = {}, []
+
+    def move(value):
+        if isinstance(value, (tuple, list)):
+            return type(value)(move(item) for item in value)
+        if not isinstance(value, np.ndarray):
+            return value
+        return copies.setdefault(id(value), (value, cupy.asarray(value)))[1]
+
+    given = move(args)
+    if not cuda.takes(dict(zip(kernel.parameters, given, strict=False)), kernel.strided):
+        return None
+    with devices.use_device("cupy"), recorded(launches):
+        result = kernel(*given)
+    return arrays_in((given, result)) if launches else None
+
+
+def compare_with_reference(name, dtype, seed, run):
     kernel, compared = CUDA_KERNELS[name], 0
     for i, args in enumerate(cuda_samples(kernel, dtype, seed)):
-        actual = run_on_emulator(kernel, args, emulator, seed, 0)
+        actual = run(kernel, args)
         if actual is None:
             continue
         compared += 1
@@ -203,6 +222,19 @@ def test_cuda_form_equals_the_reference(name, dtype, seed, emulator):
                 scale = SCALE_OF_SHORT.get(name, 1) if dtype in SHORT else 1
                 assert_close(a, b, dtype=dtype if is_float else None, scale=scale, err_msg=f"{name}, sample {i}")
     assert compared, f"{name}: its CUDA form declined all samples"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", *SHORT])
+@pytest.mark.parametrize("name", sorted(CUDA_KERNELS))
+def test_cuda_form_equals_the_reference(name, dtype, seed, emulator):
+    compare_with_reference(name, dtype, seed, lambda kernel, args: run_on_emulator(kernel, args, emulator, seed, 0))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "float64", *SHORT])
+@pytest.mark.parametrize("name", sorted(CUDA_KERNELS))
+def test_cuda_form_equals_the_reference_on_a_gpu(name, dtype, seed):
+    compare_with_reference(name, dtype, seed, run_on_gpu)
 
 
 @pytest.mark.parametrize("name", sorted(CUDA_KERNELS))
