@@ -209,11 +209,12 @@ class Source:
         if rows and columns:
             self.launch(name, like, (-(-rows // block[1]),), block, rows, columns, *args)
 
-    def columns(self, name, like, rows, columns, count, *args, join="sum_of_chunks"):
+    def columns(self, name, like, rows, columns, count, *args, join="sum_of_chunks", join_args=()):
         """Run a kernel that sums over rows, and return its sums (count, columns) in the dtype of `like`.
 
         It takes the number of rows and columns first, and last the array of sums of chunks of rows, or the array of
-        results where there is one chunk; else the kernel `join` joins the chunks, which follow from the shape alone.
+        results where there is one chunk; else the kernel `join` joins the chunks, which follow from the shape alone. It
+        takes the number of rows, chunks and columns, `join_args`, and both arrays.
         """
         xp = devices.array_module(like)
         tiles = -(-columns // 32)
@@ -225,7 +226,7 @@ class Source:
             self.launch(name, like, (tiles, chunks), block, rows, columns, *args, parts, result)
             if parts is not None:
                 grid = (tiles, count) if join == "sum_of_chunks" else (tiles,)
-                self.launch(join, like, grid, block, rows, chunks, columns, parts, out)
+                self.launch(join, like, grid, block, rows, chunks, columns, *join_args, parts, out)
         return out
 
     def total(self, parts, like):

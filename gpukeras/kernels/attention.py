@@ -12,10 +12,12 @@ import math
 
 import numpy as np
 
-from gpukeras.backend import blas, devices, memory, threads
+from gpukeras.backend import blas, cuda, devices, memory, threads
 from gpukeras.kernels.kernel import kernel
 
 __all__ = ["HIDDEN", "attention", "attention_backward"]
+
+_CUDA = cuda.Source("attention")
 
 HIDDEN = -0.7 * float(np.finfo(np.float32).max)  # the score of a key that is hidden from a query, in any dtype
 
@@ -123,11 +125,40 @@ def attention(q, k, v, offset, y, scale, is_causal=False):
     return weights, share
 
 
+@attention.cuda(strided=("q", "k", "v", "offset", "y"))
+def attention(q, k, v, offset, y, scale, is_causal=False):
+    if offset is not None and offset.dtype != q.dtype:
+        return NotImplemented
+    xp = devices.array_module(q)
+    weights = _product(k, (q * scale).swapaxes(-1, -2), q.dtype)
+    share, steps = xp.empty((*weights.shape[:2], 1, weights.shape[3]), q.dtype), (0, 0, 0, 0)
+    if offset is not None:
+        offset = xp.ascontiguousarray(offset)
+        steps = [step // offset.dtype.itemsize for step in xp.broadcast_to(offset, weights.shape).strides]
+    _, heads, keys, queries = weights.shape
+    settings = *steps, offset, is_causal, HIDDEN
+    _launch_on_columns("attention_weights", weights, heads, keys, queries, *settings, weights, share)
+    y[...] = _product(weights.swapaxes(-1, -2), v, q.dtype) * share.swapaxes(-1, -2)
+    return weights, share
+
+
 @attention.samples
 def attention(random, dtype):
     for arrays, is_causal in _inputs(random, dtype):
         q, k, v, offset = arrays
         yield q, k, v, offset, random((*q.shape[:3], v.shape[3]), dtype), 0.3, is_causal
+
+
+def _product(a, b, dtype):
+    """a · b in one piece of memory, in the dtype of the arrays that it comes from."""
+    return devices.array_module(a).ascontiguousarray(blas.matmul(a, b).astype(dtype, copy=False))
+
+
+def _launch_on_columns(name, scores, *args):
+    """Run a CUDA kernel on scores (batch, heads, keys, queries), 32 queries of a pair in a block."""
+    if scores.size:
+        batch, heads, _, queries = scores.shape
+        _CUDA.launch(name, scores, (batch * heads * -(-queries // 32),), (32, 8), *args)
 
 
 def _inputs(random, dtype):
@@ -227,6 +258,26 @@ def _add_product(a, b, total, is_first):
         total[:, :, rows:] = 0.0
     else:
         total[:, :, :rows] += np.matmul(a, b)
+
+
+@attention_backward.cuda(strided=("q", "k", "v", "y", "dy", "is_sighted", "dq", "dk", "dv", "dscores"))
+def attention_backward(q, k, v, y, weights, share, dy, is_sighted, scale, is_causal, dq, dk, dv, dscores=None):
+    dy = (dy * share.swapaxes(-1, -2)).astype(q.dtype, copy=False)
+    if dv is not None:
+        dv[...] = blas.matmul(weights, dy)
+    if dq is None and dk is None and dscores is None:
+        return
+    if is_sighted is not None:
+        dy = (dy * is_sighted).astype(q.dtype, copy=False)
+    ds = _product(v, dy.swapaxes(-1, -2), q.dtype)
+    product = (dy * y).sum(axis=-1).astype(q.dtype, copy=False)
+    _launch_on_columns("scores_gradient", ds, *ds.shape[2:], weights, product, ds)
+    if dq is not None:
+        dq[...] = blas.matmul(ds.swapaxes(-1, -2), k) * scale
+    if dk is not None:
+        dk[...] = blas.matmul(ds, q) * scale
+    if dscores is not None:
+        dscores[...] = ds
 
 
 @attention_backward.samples

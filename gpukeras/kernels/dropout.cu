@@ -50,3 +50,9 @@ KERNEL dropout(index n, const real* x, const uint32* state, index threshold, boo
     }
   }
 }
+
+// y <- x scale where all bits of the mask are set, 0 where none is
+KERNEL masked(index n, const real* x, const int8* mask, wide scale, real* y) {
+  for (index i = thread_of_grid(); i < n; i += threads_of_grid())
+    y[i] = to_real(mask[i] ? widen(x[i]) * scale : wide(0));
+}

@@ -52,6 +52,15 @@ def masked(x, mask, scale):
     return y
 
 
+@masked.cuda
+def masked(x, mask, scale):
+    if mask.shape != x.shape or mask.dtype != np.int8:
+        return NotImplemented
+    y = devices.array_module(x).empty_like(x)
+    _CUDA.singly("masked", x, x, mask, scale, y)
+    return y
+
+
 @masked.samples
 def masked(random, dtype):
     for shape in (1,), (33, 7), (7, 4999), (530, 2003), (0, 4):
@@ -76,6 +85,8 @@ def dropout(x, state, rate):
 
 @dropout.cuda
 def dropout(x, state, rate):
+    if x.size > 2**33:  # more counters than one draw has
+        return NotImplemented
     y = devices.array_module(x).empty_like(x)
     by_half_words = 1 / 64 <= 1.0 - rate <= 63 / 64
     threshold = round((1.0 - (1.0 - rate)) * 2 ** (16 if by_half_words else 32))

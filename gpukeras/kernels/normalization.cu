@@ -30,13 +30,22 @@ DEVICE Moments joined_over_column(Moments own) {
   return own;
 }
 
-// part[0, chunk, column], part[1, chunk, column] <- mean and squares of the chunk's rows of x;  or out[0, column],
-// out[1, column] <- mean and variance of all rows. A thread sums up distances from the first number that it sees.
+// out[0, column], out[1, column] <- mean and variance, from moments of distances from the column's first number
+DEVICE void put_moments(Moments all, const real* x, index columns, index column, real* out) {
+  out[column] = to_real(widen(x[column]) + all.mean);
+  out[columns + column] = to_real(all.squares / all.count);
+}
+
+// Mean and variance of the columns, or part[0, chunk, column], part[1, chunk, column] <- mean and squares of a chunk.
+//
+// All is measured from the column's first number, so that a small spread about a large mean keeps its digits; squares
+// within a thread from the first number that the thread sees, so that a column that begins with an outlier does too.
 KERNEL batch_moments(index rows, index columns, const real* x, wide* part, real* out) {
   index column = index(blockIdx.x) * WARP + threadIdx.x, chunks = gridDim.y;
   Chunk chunk = chunk_of(rows, chunks, blockIdx.y);
-  wide count = 0, first = 0, sum = 0, squares = 0;
-  if (column < columns)
+  wide count = 0, origin = 0, first = 0, sum = 0, squares = 0;
+  if (column < columns) {
+    origin = widen(x[column]);
     for (index row = chunk.start + threadIdx.y; row < chunk.stop; row += blockDim.y) {
       wide v = widen(x[row * columns + column]);
       if (count == 0) first = v;
@@ -45,20 +54,20 @@ KERNEL batch_moments(index rows, index columns, const real* x, wide* part, real*
       squares += v * v;
       ++count;
     }
+  }
   wide mean = count > 0 ? sum / count : wide(0);
-  Moments all = joined_over_column({count, first + mean, maximum(squares - sum * mean, 0)});
+  Moments all = joined_over_column({count, first - origin + mean, maximum(squares - sum * mean, 0)});
   if (threadIdx.y != 0 || column >= columns) return;
   if (out) {
-    out[column] = to_real(all.mean);
-    out[columns + column] = to_real(all.squares / all.count);
+    put_moments(all, x, columns, column, out);
   } else {
     part[blockIdx.y * columns + column] = all.mean;
     part[(chunks + blockIdx.y) * columns + column] = all.squares;
   }
 }
 
-// out[0, column], out[1, column] <- mean and variance of all rows, from those of chunks
-KERNEL moments_of_chunks(index rows, index chunks, index columns, const wide* part, real* out) {
+// The same from the chunks' moments
+KERNEL moments_of_chunks(index rows, index chunks, index columns, const real* x, const wide* part, real* out) {
   index column = index(blockIdx.x) * WARP + threadIdx.x;
   Moments all = {0, 0, 0};
   if (column < columns)
@@ -68,9 +77,7 @@ KERNEL moments_of_chunks(index rows, index chunks, index columns, const wide* pa
       all = joined(all, {count, part[k * columns + column], part[(chunks + k) * columns + column]});
     }
   all = joined_over_column(all);
-  if (threadIdx.y != 0 || column >= columns) return;
-  out[column] = to_real(all.mean);
-  out[columns + column] = to_real(all.squares / all.count);
+  if (threadIdx.y == 0 && column < columns) put_moments(all, x, columns, column, out);
 }
 
 // y <- (x - mean) factor + offset; offset may be missing

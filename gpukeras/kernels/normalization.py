@@ -100,7 +100,7 @@ def _is_far(mean, sample):
 def batch_moments(x):
     if x.shape[2] != 1 or not x.shape[0]:
         return NotImplemented
-    moments = _CUDA.columns("batch_moments", x, *x.shape[:2], 2, x, join="moments_of_chunks")
+    moments = _CUDA.columns("batch_moments", x, *x.shape[:2], 2, x, join="moments_of_chunks", join_args=(x,))
     return moments[0], moments[1]
 
 

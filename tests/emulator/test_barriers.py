@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gpukeras.backend import cuda, devices
-from gpukeras.kernels import activation, linear, loss, normalization, optimizer
+from gpukeras.kernels import activation, attention, linear, loss, normalization, optimizer
 from tests.emulator.compile import reason_to_skip, schedule
 
 pytestmark = pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip()))
@@ -55,6 +55,11 @@ def sums_in_chunks(random):
     return linear.sum_of_rows, [random(300, 9)]
 
 
+def attended(random):
+    q, k, v = random(1, 2, 9, 4), random(1, 2, 40, 4), random(1, 2, 40, 3)
+    return attention.attention, [q, k, v, None, random(1, 2, 9, 3), 0.3]
+
+
 # Number of the barrier in the text, and a kernel that needs it.
 CASES = [
     (0, lamb),
@@ -66,13 +71,13 @@ CASES = [
     (6, sums_in_chunks),
     (OF_COMMON, moments),
     (OF_COMMON, nadam),
+    (OF_COMMON, attended),
 ]
 
 
 def module_of(kernel):
-    return {"optimizer": optimizer, "activation": activation, "loss": loss, "linear": linear}.get(
-        kernel.reference.__module__.rpartition(".")[2], normalization
-    )
+    modules = activation, attention, linear, loss, normalization, optimizer
+    return next(module for module in modules if module.__name__ == kernel.reference.__module__)
 
 
 def results(case, seed):

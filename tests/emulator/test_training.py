@@ -34,7 +34,8 @@ def trained(device, body, x, y, loss, optimizer, steps=3):
     emulator.install()
     keras.utils.set_random_seed(1)
     with devices.use_device(device):
-        model = keras.Sequential(body())
+        made = body()
+        model = keras.Sequential(made) if isinstance(made, list) else made
         model.compile(optimizer(), loss)
         batch = to_batch((x, y))
         step.train(model, *batch)
@@ -131,3 +132,18 @@ def test_a_recurrent_network(layer, launches, rng):
     step = {"LSTM": "lstm_step", "GRU": "gru_after_step", "SimpleRNN": "simple_rnn_step"}[layer]
     expected = [step, f"{step}_back", "last_gradient"]
     compare(body, x, y, "mse", lambda: keras.optimizers.SGD(0.05), launches, expected)
+
+
+def test_a_transformer(launches, rng):
+    x, y = rng.integers(0, 11, (6, 7)), rng.integers(0, 3, 6)
+
+    def body():
+        inputs = keras.Input((7,), dtype="int32")
+        z = layers.Embedding(11, 8)(inputs)
+        z = layers.LayerNormalization()(z + layers.MultiHeadAttention(2, 4)(z, z, use_causal_mask=True))
+        z = z + layers.Dense(8)(layers.Dense(12, activation="gelu")(z))
+        return keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling1D()(z)))
+
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    expected = ["attention_weights", "scores_gradient", "layer_norm", "layer_norm_sums", "gelu", "sgd"]
+    compare(body, x, y, loss, lambda: keras.optimizers.SGD(0.05), launches, expected)
