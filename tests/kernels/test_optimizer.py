@@ -33,7 +33,7 @@ ADAM = {
     "amsgrad": ("adam", ["any", "positive", "positive"], [STEP, RATE, 0.9, 0.999, 1e-7]),
 }
 SIZES = st.integers(0, 45)
-LAYOUTS = st.sampled_from(["plain", "reversed", "stepped"])  # of flat arrays
+LAYOUTS = st.sampled_from(["plain", "plain", "reversed", "stepped"])  # of flat arrays
 SPECIAL = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e30, -1e-30])
 AROUND_LIMITS = [blocks.BLOCK - 1, blocks.BLOCK, blocks.BLOCK + 1, blocks.THREADED - 1, blocks.THREADED + 1, 600_001]
 

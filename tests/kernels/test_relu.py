@@ -28,7 +28,7 @@ SPECIAL = np.array([0.0, -0.0, np.inf, -np.inf, np.nan])
 def random(shape, dtype, layout, seed):
     rng = np.random.default_rng(seed)
     x = rng.standard_normal(shape).astype(dtype)
-    x[rng.random(shape) < 0.2] = rng.choice(SPECIAL)
+    x = np.where(rng.random(shape) < 0.3, rng.choice(SPECIAL, shape), x).astype(dtype)
     return read_only(laid_out(x, layout))
 
 

@@ -26,7 +26,7 @@ from tests.kernels.cutting import (
 @st.composite
 def problems(draw):
     """A shape, and axes of it none of which is empty: a number or a tuple, counted from either end, in any order."""
-    shape = draw(st.lists(st.integers(0, 7), min_size=1, max_size=4))
+    shape = draw(st.lists(st.sampled_from([1, 2, 3, 4, 5, 7, 0]), min_size=1, max_size=4))
     rank = len(shape)
     axes = draw(st.sampled_from([a for n in range(1, rank + 1) for a in itertools.permutations(range(rank), n)]))
     for axis in axes:
