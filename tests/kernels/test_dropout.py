@@ -49,3 +49,10 @@ def test_around_the_limit_of_blocks(more):
         with threads.use_count(count):
             y = dropout.masked(x, mask, np.float32(1.25))
         assert_same_bits(y, dropout.masked.reference(x, mask, np.float32(1.25)))
+
+
+def test_a_single_number_is_dropped():
+    number, zero = np.array(1.0, "float32"), np.array(0, "int8")
+    y = dropout.masked(number, zero, np.float32(2))
+    assert y == 0 and y.dtype == np.float32
+    assert dropout.masked(number, ~zero, np.float32(2)) == 2

@@ -134,3 +134,11 @@ def test_error_functions_of_any_layout(shape, dtype, layout, seed):
     assert_close([math.erf(v) for v in results[3][inside]], before[inside].astype(np.float64), dtype)
     assert np.isnan(results[3][abs(before) > 1]).all()
     assert_same_bits(x, before)
+
+
+def test_silu_far_out_is_zero_in_every_form():
+    x = np.array([-1e37, -3e38, -200.0, 1e37], "float32")
+    for form in (activation.silu, activation.silu.reference):
+        y = np.empty_like(x)
+        form(x, y)
+        assert_close(y, [0, 0, 0, 1e37])

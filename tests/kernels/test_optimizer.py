@@ -211,3 +211,15 @@ def test_decay_and_conditions_give_the_bits_of_the_reference(size, dtype, cut, l
             all_of_them(False)  # must not touch what the first call has left
         for a, b in zip(actual, expected, strict=True):
             assert_same_bits(a, b)
+
+
+@pytest.mark.parametrize("layout", [slice(None, None, 2), slice(None, None, -2)])
+def test_adam_takes_flat_arrays_with_steps(layout):
+    n, found = 1 << 15, []
+    for form in (optimizer.adam, optimizer.adam.reference):
+        p, m, v = (np.zeros(2 * n, "float32")[layout] for _ in range(3))
+        g = np.linspace(-1, 1, 2 * n, dtype="float32")[layout]
+        form(p, g, m, v, None, np.array(0, "int32"), np.array(0.1, "float32"), 0.9, 0.999, 1e-7)
+        found.append((p, m, v))
+    for a, b in zip(*found, strict=True):
+        assert_close(a, b)

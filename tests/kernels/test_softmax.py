@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpukeras import ops
 from gpukeras.backend import threads
 from gpukeras.kernels import activation, blocks
 from tests.helpers import assert_close
@@ -116,3 +117,9 @@ def test_nan_stays_in_its_row():
     y = activation.softmax(x, np.empty_like(x))
     assert np.isnan(y[1]).all()
     np.testing.assert_array_equal(y[[0, 2]], 0.25)
+
+
+@pytest.mark.parametrize("axis", [(0, 2, 2), (0, -1, 2)])
+def test_an_axis_given_twice_is_refused(axis):
+    with pytest.raises(ValueError, match="duplicate"):
+        ops.softmax(np.ones((2, 3, 4), "float32"), axis=axis)
