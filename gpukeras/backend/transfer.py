@@ -10,6 +10,8 @@ from gpukeras.backend import devices, memory
 __all__ = ["BatchStream", "Rows"]
 
 RESIDENT_SHARE = 0.5  # of the device's free memory, that rows may take for good; the rest is for the model's steps
+_GATHERED = 16 << 20  # bytes of batches that one kernel gathers
+_ALIGNMENT = 256  # bytes
 _SLOTS = 3  # one is computed with, one copied, one gathered
 _CHUNK = 64 << 20  # bytes; CuPy copies through pinned memory of the array's size, which it rounds up and keeps
 
@@ -30,53 +32,67 @@ class Rows:
         self.batch_size = batch_size
         self._arrays = list(arrays)  # an element is replaced by its copy on the device
         self._dtypes = list(dtypes)
-        self._streamed: Any = None  # positions of the arrays that are uploaded batch by batch, once that is decided
+        self._streamed: list[int] = []  # positions of the arrays that are uploaded batch by batch
+        self._is_settled = False
         self._stream: Any = None
 
     def batches(self, order=None):
         """One epoch: lists of device arrays, one per array, in the order of rows that a NumPy array of indices gives.
 
-        What is yielded is the taker's: it may be kept, and a view of the rows only where no order is given. One epoch
-        runs at a time.
+        What is yielded may be kept. One epoch runs at a time.
         """
-        if self._streamed is None:
+        if not self._is_settled:
             self._settle()
-        is_resident = any(not isinstance(array, np.ndarray) for array in self._arrays)
-        order_on_device = devices.to_device(order) if order is not None and is_resident else None
+        takers: dict = {i: self._taker(i) for i in range(len(self._arrays)) if i not in self._streamed}
+        order_on_device = devices.to_device(order) if order is not None and takers else None
         size = len(self._arrays[0])
         try:
             for start in range(0, size, self.batch_size):
                 stop = min(start + self.batch_size, size)
-                yield self._batch(slice(start, stop), order, order_on_device)
+                rows = slice(start, stop) if order is None else order[start:stop]
+                # The streamed first: their copies then run beside the gathering on the device.
+                batch: dict = {}
+                if self._streamed:
+                    batch.update(zip(self._streamed, self._upload_batch(rows, stop - start), strict=True))
+                for i, take in takers.items():
+                    batch[i] = take(start, stop, order_on_device)
+                yield [batch[i] for i in range(len(batch))]
         finally:
             if self._stream is not None:
                 self._stream.finish()
 
-    def _batch(self, rows, order, order_on_device):
-        batch: list = [None] * len(self._arrays)
-        if self._streamed:  # first, so that the copies run beside the gathering on the device
-            sources = [self._arrays[i] for i in self._streamed]
-            chosen = rows if order is None else order[rows]
-            for i, array in zip(
-                self._streamed, self._upload_batch(sources, chosen, rows.stop - rows.start), strict=True
-            ):
-                batch[i] = array
-        if len(self._streamed) < len(self._arrays):
-            chosen = rows if order is None else order_on_device[rows]
-            for i, array in enumerate(self._arrays):
-                if batch[i] is None:
-                    taken = array[rows] if order is None else array.take(chosen, axis=0)
-                    batch[i] = taken if taken.dtype == self._dtypes[i] else taken.astype(self._dtypes[i])
-        return batch
+    def _taker(self, i):
+        """A function that gathers rows ``start`` to ``stop`` of the order, or has done so with those of a batch before.
 
-    def _upload_batch(self, sources, rows, count):
+        To launch a kernel takes the host several times as long as to make a view. So small batches are gathered many at
+        a time, where each then starts at an address that suits all kernels.
+        """
+        array, dtype = self._arrays[i], self._dtypes[i]
+        size = self.batch_size * math.prod(array.shape[1:]) * dtype.itemsize
+        rows = self.batch_size * (max(_GATHERED // size, 1) if size and size % _ALIGNMENT == 0 else 1)
+        first, gathered = 0, array[:0]
+
+        def take(start, stop, order):
+            nonlocal first, gathered
+            if order is None:
+                return _in_dtype(array[start:stop], dtype)
+            if stop > first + len(gathered):
+                first, gathered = start, _in_dtype(array.take(order[start : start + rows], axis=0), dtype)
+            return gathered[start - first : stop - first]
+
+        return take
+
+    def _upload_batch(self, rows, count):
+        sources = [self._arrays[i] for i in self._streamed]
+
+        def gather(hosts):
+            for source, host in zip(sources, hosts, strict=True):
+                _gather(source, rows, host)
+
         if self._stream is not None:
-            return self._stream.send(
-                lambda hosts: [_gather(a, rows, h) for a, h in zip(sources, hosts, strict=True)], count
-            )
-        hosts = [np.empty((count, *a.shape[1:]), self._dtypes[i]) for i, a in zip(self._streamed, sources, strict=True)]
-        for source, host in zip(sources, hosts, strict=True):
-            _gather(source, rows, host)
+            return self._stream.send(gather, count)
+        hosts = [np.empty((count, *self._arrays[i].shape[1:]), self._dtypes[i]) for i in self._streamed]
+        gather(hosts)
         return [devices.to_device(host) for host in hosts]
 
     def _settle(self):
@@ -98,6 +114,7 @@ class Rows:
         if cuda is not None:
             shapes = [(min(self.batch_size, len(self._arrays[i])), *self._arrays[i].shape[1:]) for i in self._streamed]
             self._stream = BatchStream(shapes, [self._dtypes[i] for i in self._streamed], cuda)
+        self._is_settled = True
 
     def _bytes_of_copy(self, i):
         array, dtype = self._arrays[i], self._dtypes[i]
@@ -109,8 +126,8 @@ class BatchStream:
 
     There are a few slots, each of pinned host memory and device memory, which are allocated once. A batch is gathered
     into a slot's host memory, copied to its device memory on a stream for copies, and from there, on the stream that
-    computes, to an array of the taker's: he may keep it, and the slot is free again although he does. That copy within
-    the device costs a thousandth of the upload's time or less.
+    computes, to an array of the taker's: he may keep it, and the slot is free again although he does. That copy runs at
+    the speed of the device's memory, not of the bus.
 
     Two events per slot keep the order. `arrived`: the upload is done; the host waits for it before it writes into the
     slot again, the computing stream before it reads. `emptied`: the computing stream has read the slot; the stream for
@@ -198,6 +215,10 @@ def _cuda():
 
 def _is_ready(array, dtype):
     return not isinstance(array, np.ndarray) and array.dtype == dtype and array.flags.c_contiguous
+
+
+def _in_dtype(array, dtype):
+    return array if array.dtype == dtype else array.astype(dtype)
 
 
 def _upload(array, dtype):

@@ -159,13 +159,22 @@ class ArrayData(_Batches):
         self.shuffle = shuffle
         if class_weight is not None:
             _check_class_weight(class_weight, self.structure[1])
-            weights = _weights_by_class(flatten(self.structure[1])[0], class_weight)
-            self.structure = (*self.structure[:2], weights)
+            y = flatten(self.structure[1])[0]
+            if not isinstance(y, np.memmap):  # else batch by batch: it may be larger than the memory
+                self.structure = (*self.structure[:2], _weights_by_class(y, class_weight))
+                class_weight = None
+        self.class_weight = class_weight
         is_on_host = devices.default_module() is np
         # Single NumPy arrays for a model on NumPy, the usual case, take the short way in `_batch`.
-        self.is_plain = is_on_host and all(part is None or type(part) is np.ndarray for part in self.structure)
+        self.is_plain = (
+            class_weight is None
+            and all(part is None or type(part) is np.ndarray for part in self.structure)
+            and is_on_host
+        )
         self._rows = None
-        if not is_on_host:
+        if is_on_host and shuffle:
+            self.structure = tuple(map_structure(_by_rows, part) for part in self.structure)
+        elif not is_on_host:
             leaves = [array for array in flatten(self.structure) if array is not None]
             self._rows = Rows(leaves, [_dtype_of_batch(array) for array in leaves], int(self.batch_size))
         super().__init__(steps, math.ceil(self.size / self.batch_size))
@@ -194,7 +203,8 @@ class ArrayData(_Batches):
 
     def _device_batches(self, rows, order):
         for batch in rows.batches(order):
-            yield _packed(list(self.structure), batch)
+            x, y, weight = _packed(list(self.structure), batch)
+            yield (x, y, weight) if self.class_weight is None else _finish_batch(x, y, weight, self.class_weight)
 
     def _order(self, draw):
         if not self.shuffle:
@@ -206,7 +216,8 @@ class ArrayData(_Batches):
         rows = slice(start, stop) if order is None else order[start:stop]
         if self.is_plain:
             return [None if array is None else Tensor(_in_floatx(_rows(array, rows))) for array in self.structure]
-        return map_structure(lambda array: _to_tensor(_rows(array, rows)), list(self.structure))
+        x, y, weight = [map_structure(lambda array: _rows(array, rows), part) for part in self.structure]
+        return _finish_batch(x, y, weight, self.class_weight)
 
 
 class IterableData(_Batches):
@@ -262,6 +273,8 @@ def _finish_batch(x, y, weight, class_weight):
 def _to_tensor(value):
     if value is None or isinstance(value, Tensor):
         return value
+    if type(value) is not np.ndarray and hasattr(value, "iloc"):
+        value = _array(value, "the data")
     return Tensor(_in_floatx(convert_to_array(value)))
 
 
@@ -290,6 +303,11 @@ def _rows(array, rows):
     if type(array) is np.ndarray:
         return array.take(rows, axis=0, mode="clip")  # a mode spares NumPy a buffer; rows are in range
     return np.asarray(array[rows])  # memory-mapped
+
+
+def _by_rows(array):
+    """An array with its rows in one piece each, as pandas' frames are not: else `take` would copy all for each batch."""
+    return np.ascontiguousarray(array) if type(array) is np.ndarray else array
 
 
 def _arrays(structure, name):

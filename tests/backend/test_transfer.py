@@ -188,6 +188,24 @@ class TestRows:
         assert_batches(batches, [X], order=order)
         assert np.shares_memory(batches[0][0]._array, X) == (order is None)
 
+    @pytest.mark.parametrize("gathered", [1, 80, 121, 1000])
+    def test_batches_are_gathered_many_at_a_time(self, strict, order, gathered, monkeypatch):
+        monkeypatch.setattr(transfer, "_ALIGNMENT", 40)
+        monkeypatch.setattr(transfer, "_GATHERED", gathered)
+        takes = []
+        take = StrictArray.__getattr__
+
+        def counted(self, name):
+            takes.append(name)
+            return take(self, name)
+
+        monkeypatch.setattr(StrictArray, "__getattr__", counted)
+        made, batches = rows([X, Y[:, None][:, :0], X[:, 0]], order=order)  # 40, 0 and 20 bytes a batch
+        assert_batches(batches, [X, Y[:, None][:, :0], X[:, 0]], order=order)
+        count = 0 if order is None else {1: 5, 80: 3, 121: 2, 1000: 1}[gathered] + 5 + 5
+        assert takes.count("take") == count
+        assert_batches(list(made.batches(order)), [X, Y[:, None][:, :0], X[:, 0]], order=order)
+
     @pytest.mark.parametrize("size", [1, 23, 100])
     def test_batch_sizes(self, strict, order, size, monkeypatch):
         monkeypatch.setattr(memory, "free_memory", lambda: 0)

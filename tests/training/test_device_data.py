@@ -156,6 +156,19 @@ def test_batches_have_the_bits_that_they_have_on_numpy(name, way, monkeypatch):
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("free", [None, 0])
+def test_mapped_targets_with_class_weights(tmp_path, free, monkeypatch):
+    monkeypatch.setattr(memory, "free_memory", lambda: free)
+    np.save(tmp_path / "y.npy", LABELS)
+    mapped = np.load(tmp_path / "y.npy", mmap_mode="r")
+    settings = {"batch_size": 8, "class_weight": {0: 2.0, 2: 0.5}, "shuffle": True}
+    expected = epochs((X, LABELS, None, settings), "numpy")
+    for device in ("numpy", "strict"):
+        for batch, other in zip(epochs((X, mapped, None, settings), device), expected, strict=True):
+            for one, another in zip(batch, other, strict=True):
+                np.testing.assert_array_equal(one, another)
+
+
 def test_structures_are_kept():
     batch = next(iter(ArrayData({"b": X, "a": (Y, [LABELS])}, [Y, None], None, 8, False, None, None).epoch()))
     assert list(batch[0]) == ["b", "a"] and type(batch[0]["a"]) is tuple and type(batch[0]["a"][1]) is list
@@ -353,6 +366,12 @@ class TestKindsOfArrays:
                 model.fit(X, bad, verbose=0)
             assert crossings == before
 
+    def test_frames_of_a_generator_and_of_single_batches(self):
+        model = perceptron()
+        model.fit(((Frame(X), Frame(Y)) for _ in range(3)), verbose=0)
+        model.train_on_batch(Frame(X), Frame(Y))
+        assert_close(model.predict_on_batch(Frame(X)), model.predict(X, verbose=0))
+
     def test_generators_of_either_kind(self):
         model = perceptron("sparse_categorical_crossentropy", 3)
 
@@ -416,3 +435,10 @@ class TestOnNumPy:
         assert ArrayData(X, Y, None, 8, True, None, None).is_plain
         assert ArrayData(X, LABELS, None, 8, True, {0: 2.0}, None).is_plain
         assert not ArrayData([X, X], Y, None, 8, True, None, None).is_plain
+
+    def test_shuffled_rows_are_in_one_piece(self):
+        wide = np.asfortranarray(X)
+        data = ArrayData(wide, Y[::-1], None, 8, True, None, None)
+        assert data.is_plain and all(part.flags.c_contiguous for part in data.structure[:2])
+        assert ArrayData(X, Y, None, 8, True, None, None).structure[0] is X
+        assert ArrayData(wide, Y, None, 8, False, None, None).structure[0] is wide
