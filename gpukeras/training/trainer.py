@@ -424,7 +424,8 @@ class Trainer(_LayerBelow):
             x, batch_size, verbose, steps, callbacks: As in `evaluate`.
 
         Returns:
-            Arrays of the caller's kind (NumPy, or CuPy where x is), in the structure of the model's outputs.
+            Arrays of the caller's kind (NumPy's; CuPy's where all of x is on the GPU), in the structure of the model's
+            outputs.
         """
         if callbacks is None and verbose == 0:
             if steps is None and is_one_batch(x, batch_size) and type(self).predict_step is Trainer.predict_step:

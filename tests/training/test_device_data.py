@@ -340,6 +340,19 @@ class TestKindsOfArrays:
         assert type(result) is StrictArray
         assert_close(result, model.predict(X, verbose=0))
 
+    def test_what_speaks_dlpack_on_the_host_is_uploaded(self):
+        class OnHost:
+            def __dlpack__(self, **settings):
+                return X.__dlpack__(**settings)
+
+            def __dlpack_device__(self):
+                return X.__dlpack_device__()
+
+        model = perceptron()
+        result = model.predict(OnHost(), verbose=0)
+        assert type(result) is np.ndarray
+        assert_close(result, model(OnHost()))
+
     def test_some_here_and_some_there(self):
         model = perceptron()
         model.fit(StrictArray(X), Y, sample_weight=WEIGHTS, verbose=0)
