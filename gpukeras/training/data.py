@@ -195,16 +195,13 @@ class ArrayData(_Batches):
 
     def _pass(self, draw):
         order = self._order(draw)
-        return self._host_batches(order) if self._rows is None else self._device_batches(self._rows, order)
+        if self._rows is None:
+            return self._host_batches(order)
+        return _device_batches(self._rows, order, list(self.structure), self.class_weight)
 
     def _host_batches(self, order):
         for start in range(0, self.size, self.batch_size):
             yield self._batch(order, start, min(start + self.batch_size, self.size))
-
-    def _device_batches(self, rows, order):
-        for batch in rows.batches(order):
-            x, y, weight = _packed(list(self.structure), batch)
-            yield (x, y, weight) if self.class_weight is None else _finish_batch(x, y, weight, self.class_weight)
 
     def _order(self, draw):
         if not self.shuffle:
@@ -218,6 +215,17 @@ class ArrayData(_Batches):
             return [None if array is None else Tensor(_in_floatx(_rows(array, rows))) for array in self.structure]
         x, y, weight = [map_structure(lambda array: _rows(array, rows), part) for part in self.structure]
         return _finish_batch(x, y, weight, self.class_weight)
+
+
+def _device_batches(rows, order, structure, class_weight):
+    """One pass through an ArrayData.
+
+    No method of it: a pass that goes on in the next epoch would keep it, and the device's memory, until Python looks
+    for cycles.
+    """
+    for batch in rows.batches(order):
+        x, y, weight = _packed(structure, batch)
+        yield (x, y, weight) if class_weight is None else _finish_batch(x, y, weight, class_weight)
 
 
 class IterableData(_Batches):

@@ -1,5 +1,8 @@
 """Data on the device: equal batches, no needless crossing, and the caller's kind of array back."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
@@ -173,6 +176,19 @@ def test_structures_are_kept():
     batch = next(iter(ArrayData({"b": X, "a": (Y, [LABELS])}, [Y, None], None, 8, False, None, None).epoch()))
     assert list(batch[0]) == ["b", "a"] and type(batch[0]["a"]) is tuple and type(batch[0]["a"][1]) is list
     assert batch[0]["a"][1][0].shape == (8,) and batch[1][1] is None and batch[2] is None
+
+
+@pytest.mark.parametrize("steps", [None, 2])
+def test_memory_is_given_back_at_once(steps):
+    data = ArrayData(X, Y, None, 8, True, None, steps)
+    assert len(list(data.epoch())) == (steps or 6)
+    rows = weakref.ref(data._rows)
+    gc.disable()
+    try:
+        del data
+        assert rows() is None
+    finally:
+        gc.enable()
 
 
 def test_a_streamed_training_is_the_same(monkeypatch):
