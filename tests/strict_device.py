@@ -11,6 +11,37 @@ import types
 import numpy as np
 
 _host_reads_are_errors = False
+_recording = None  # None, or a function that returns the list of what the current stream records, None if it does not
+
+
+def _run(function, args, kwargs, writes=False):
+    """Call a function of NumPy arrays; while a stream records, have it called at each launch instead.
+
+    What makes a new array is called at once too, for its shape, and at a launch writes into that array. What writes
+    into an array that is there is not: a recording computes nothing.
+    """
+    steps = _recording() if _recording is not None else None
+    if steps is None:
+        return function(*args, **kwargs)
+    if writes:
+        steps.append(lambda: function(*args, **kwargs))
+        return None
+    with np.errstate(all="ignore"):  # of values that are not there yet
+        result = function(*args, **kwargs)
+    made = result if isinstance(result, (tuple, list)) else [result]
+    result = type(result)(map(np.asarray, made)) if isinstance(result, (tuple, list)) else np.asarray(result)
+    made = result if isinstance(result, (tuple, list)) else [result]
+    given = [a for a in (getattr(function, "__self__", None), *args) if isinstance(a, np.ndarray)]
+    if all(any(np.may_share_memory(one, a) for a in given) for one in made):
+        return result  # views: what they show is there at each launch
+
+    def again():
+        values = function(*args, **kwargs)
+        for one, value in zip(made, values if isinstance(values, (tuple, list)) else [values], strict=True):
+            one[...] = value
+
+    steps.append(again)
+    return result
 
 
 class StrictArray:
@@ -31,10 +62,10 @@ class StrictArray:
         raise TypeError("Implicit conversion to a NumPy array is not allowed.")
 
     def __getitem__(self, index):
-        return _wrap(self._array[_unwrap(index)])
+        return _wrap(_run(self._array.__getitem__, (_unwrap(index),), {}))
 
     def __setitem__(self, index, value):
-        self._array[_unwrap(index)] = _unwrap(value)
+        _run(self._array.__setitem__, (_unwrap(index), _unwrap(value)), {}, writes=True)
 
     def __len__(self):
         return len(self._array)
@@ -74,16 +105,20 @@ class StrictArray:
 
 
 def _read():
+    if _recording is not None and _recording() is not None:
+        raise RuntimeError("A copy to the host: the stream is capturing.")
     if _host_reads_are_errors:
         raise RuntimeError("A device value was read on the host where a captured step may not.")
 
 
 def _operator(name):
+    is_in_place = name.startswith("__i") and name != "__invert__"
+
     def operate(self, *others):
-        result = getattr(self._array, name)(*(_unwrap(o) for o in others))
+        result = _run(getattr(self._array, name), [_unwrap(o) for o in others], {}, is_in_place)
         if result is NotImplemented:
             return result
-        return self if name.startswith("__i") and name not in ("__invert__",) else _wrap(result)
+        return self if is_in_place else _wrap(result)
 
     return operate
 
@@ -119,7 +154,8 @@ def _unwrap(value):
 def _wrap_function(function):
     def call(*args, **kwargs):
         out = kwargs.get("out")
-        result = function(*(_unwrap(a) for a in args), **_unwrap(kwargs))
+        writes = out is not None or getattr(function, "__name__", None) in ("at", "copyto", "fill", "sort", "partition")
+        result = _run(function, [_unwrap(a) for a in args], _unwrap(kwargs), writes)
         return out if out is not None else _wrap(result)
 
     return call
@@ -145,7 +181,9 @@ class _StrictModule(types.ModuleType):
     @staticmethod
     def asarray(value, dtype=None):
         if isinstance(value, StrictArray):
-            return value if dtype is None or value.dtype == dtype else StrictArray(value._array.astype(dtype))
+            return value if dtype is None or value.dtype == dtype else value.astype(dtype)
+        if _recording is not None and _recording() is not None:
+            raise RuntimeError("A copy from the host: the stream is capturing.")
         return StrictArray(np.array(value, dtype=dtype))  # a copy: device memory is never the host's
 
     array = asarray

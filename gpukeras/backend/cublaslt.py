@@ -11,6 +11,7 @@ as yᵀ = bᵀ · aᵀ: its A is our b, its B our a, and its rows are our column
 import contextlib
 import ctypes
 import functools
+import importlib
 import os
 import threading
 import weakref
@@ -266,10 +267,9 @@ def _library():
 
 def _find():
     """The library's file: from NVIDIA's wheels, or else from the system's CUDA toolkit."""
-    try:
-        from cuda import pathfinder  # comes with CuPy, and knows wheels, conda's folders and CUDA_PATH
-    except ImportError:
-        pathfinder = None
+    pathfinder: Any = None
+    with contextlib.suppress(ImportError):  # it comes with CuPy, and knows wheels, conda's folders and CUDA_PATH
+        pathfinder = importlib.import_module("cuda.pathfinder")
     if pathfinder is not None:
         with contextlib.suppress(pathfinder.DynamicLibNotFoundError):
             return pathfinder.load_nvidia_dynamic_lib("cublasLt").abs_path

@@ -14,6 +14,7 @@ import numpy as np
 
 __all__ = [
     "array_module",
+    "can_record",
     "default_device",
     "default_module",
     "gpu_memory",
@@ -170,6 +171,11 @@ def is_on_gpu(value):
     if hasattr(value, "__cuda_array_interface__"):
         return True
     return hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] in _CUDA_OF_DLPACK
+
+
+def can_record(array):
+    """Whether work on the array can be recorded into a CUDA graph."""
+    return array_module(array).__name__ == "cupy"
 
 
 def to_numpy(array):

@@ -12,7 +12,9 @@ to the graph alone: from CuPy's common pool the same addresses would be handed t
 import collections
 import contextlib
 import gc
+import sys
 import threading
+import traceback
 from typing import Any
 
 import numpy as np
@@ -129,7 +131,7 @@ class Graph:
                 self._capture()
             self.graph.upload(self.stream)
         except Exception as error:
-            self.reason = f"{type(error).__name__}: {error}"
+            self.reason = f"{type(error).__name__}: {error} ({_place_of(error)})"
         finally:
             if was_enabled:
                 gc.enable()
@@ -169,6 +171,23 @@ class Graph:
     def __del__(self):
         with contextlib.suppress(Exception):  # at the end of the process CuPy may be gone
             self.close()
+
+
+_LIBRARIES = {"cupy", "gpukeras", "numpy", *sys.stdlib_module_names} - {"__main__"}
+
+
+def _place_of(error):
+    """Which line of whose code failed: the innermost that is neither the library's nor of what it stands on."""
+
+    def is_in(frame, names):
+        name = frame.f_globals.get("__name__", "")
+        return name in names or name.partition(".")[0] in names
+
+    frames = list(traceback.walk_tb(error.__traceback__))
+    others = [pair for pair in frames if not is_in(pair[0], _LIBRARIES)]
+    own = [pair for pair in frames if ".backend" not in pair[0].f_globals.get("__name__", "")]
+    frame, line = (others or own or frames)[-1]
+    return f"{frame.f_code.co_name}, line {line} of {frame.f_code.co_filename}"
 
 
 def _copied(outputs):

@@ -8,12 +8,16 @@ On the CPU the work goes in blocks of pairs (example, head), for long sequences 
 are multiplied out, turned into weights and multiplied with the values before the next block comes.
 """
 
+import math
+
 import numpy as np
 
-from gpukeras.backend import blas, devices, memory, threads
+from gpukeras.backend import blas, cuda, devices, memory, threads
 from gpukeras.kernels.kernel import kernel
 
 __all__ = ["HIDDEN", "attention", "attention_backward"]
+
+_CUDA = cuda.Source("attention")
 
 HIDDEN = -0.7 * float(np.finfo(np.float32).max)  # the score of a key that is hidden from a query, in any dtype
 
@@ -34,17 +38,45 @@ def attention(q, k, v, offset, y, scale, is_causal=False):
     Returns:
         weights (batch, heads, keys, queries) and share (batch, heads, 1, queries), their product being the softmax.
     """
+    # A query's largest score is taken away, which no exponential then exceeds, unless all are near zero.
     xp = devices.array_module(q)
     weights = blas.matmul(k, (q * scale).swapaxes(-1, -2))
+    is_near = _is_near(weights) if xp is np and _may_stay(weights.shape, offset, is_causal) else None
     if offset is not None:
         weights += offset
     if is_causal:
         weights += _later(xp, weights.shape[-2], 0, weights.shape[-1], weights.dtype)
-    weights -= weights.max(axis=-2, keepdims=True)
+    peaks = weights.max(axis=-2, keepdims=True)
+    weights -= peaks if is_near is None else np.where(is_near, 0, peaks)
     xp.exp(weights, out=weights)
     share = 1.0 / weights.sum(axis=-2, keepdims=True)
     y[...] = blas.matmul(weights.swapaxes(-1, -2), v) * share.swapaxes(-1, -2)
     return weights, share
+
+
+# On the CPU, finding the largest score of every query and taking it away are a fifth of the work: 32 examples of 4
+# heads, 128 queries and keys took 2.1 ms, and take 1.8 without. Where no score of a pair is farther from zero than
+# this, exponentials and what they are multiplied by stay far within the range of float32.
+_NEAR = 30.0
+
+
+def _may_stay(shape, offset, is_causal):
+    """Whether scores (batch, heads, keys, queries) may stay as they are where near zero.
+
+    A pair's scores must be in one block, and every query must see a key.
+    """
+    keys, queries = shape[2:]
+    return (
+        offset is None and math.prod(shape) > _FEW and keys * queries <= _BLOCK and not (is_causal and queries < keys)
+    )
+
+
+def _is_near(scores):
+    """Whether all scores of a pair are near zero (batch, heads, 1, 1)."""
+    flat = scores.reshape(*scores.shape[:2], -1)
+    is_near = np.maximum.reduce(flat, axis=-1) <= _NEAR
+    is_near &= np.minimum.reduce(flat, axis=-1) >= -_NEAR
+    return is_near[:, :, None, None]
 
 
 def _later(xp, keys, start, stop, dtype):
@@ -65,6 +97,7 @@ def attention(q, k, v, offset, y, scale, is_causal=False):
     blocks, chunks = _blocks(weights.shape, is_causal)
     later = [_later(np, stop - start, 0, len(range(queries)[columns]), q.dtype) for columns, start, stop in chunks]
     ones = np.ones((1, keys), q.dtype)
+    may_stay = _may_stay(weights.shape, offset, is_causal)
 
     def block(pairs):
         q_part, k_part, v_part, y_part, w_part, s_part = (a[pairs] for a in (q, k, v, y, weights, share))
@@ -72,12 +105,16 @@ def attention(q, k, v, offset, y, scale, is_causal=False):
             w, s = w_part[:, :, :stop, columns], s_part[..., columns]
             q_scaled = q_part[:, :, columns] * scale
             np.matmul(k_part[:, :, :stop], q_scaled.swapaxes(-1, -2), out=w)
+            is_near = _is_near(w) if may_stay else None
             if offset is not None:
                 w += offset[pairs][:, :, :stop, columns]
             if is_causal:
                 w[:, :, start:] += hidden
                 w_part[:, :, stop:, columns] = 0.0
-            w -= np.maximum.reduce(w, axis=-2, keepdims=True)
+            if is_near is None:
+                w -= np.maximum.reduce(w, axis=-2, keepdims=True)
+            elif not is_near.all():
+                w -= np.where(is_near, 0, np.maximum.reduce(w, axis=-2, keepdims=True))
             np.exp(w, out=w)
             np.matmul(ones[:, :stop], w, out=s)
             np.reciprocal(s, out=s)
@@ -88,11 +125,40 @@ def attention(q, k, v, offset, y, scale, is_causal=False):
     return weights, share
 
 
+@attention.cuda(strided=("q", "k", "v", "offset", "y"))
+def attention(q, k, v, offset, y, scale, is_causal=False):
+    if offset is not None and offset.dtype != q.dtype:
+        return NotImplemented
+    xp = devices.array_module(q)
+    weights = _product(k, (q * scale).swapaxes(-1, -2), q.dtype)
+    share, steps = xp.empty((*weights.shape[:2], 1, weights.shape[3]), q.dtype), (0, 0, 0, 0)
+    if offset is not None:
+        offset = xp.ascontiguousarray(offset)
+        steps = [step // offset.dtype.itemsize for step in xp.broadcast_to(offset, weights.shape).strides]
+    _, heads, keys, queries = weights.shape
+    settings = *steps, offset, is_causal, HIDDEN
+    _launch_on_columns("attention_weights", weights, heads, keys, queries, *settings, weights, share)
+    y[...] = _product(weights.swapaxes(-1, -2), v, q.dtype) * share.swapaxes(-1, -2)
+    return weights, share
+
+
 @attention.samples
 def attention(random, dtype):
     for arrays, is_causal in _inputs(random, dtype):
         q, k, v, offset = arrays
         yield q, k, v, offset, random((*q.shape[:3], v.shape[3]), dtype), 0.3, is_causal
+
+
+def _product(a, b, dtype):
+    """a · b in one piece of memory, in the dtype of the arrays that it comes from."""
+    return devices.array_module(a).ascontiguousarray(blas.matmul(a, b).astype(dtype, copy=False))
+
+
+def _launch_on_columns(name, scores, *args):
+    """Run a CUDA kernel on scores (batch, heads, keys, queries), 32 queries of a pair in a block."""
+    if scores.size:
+        batch, heads, _, queries = scores.shape
+        _CUDA.launch(name, scores, (batch * heads * -(-queries // 32),), (32, 8), *args)
 
 
 def _inputs(random, dtype):
@@ -192,6 +258,26 @@ def _add_product(a, b, total, is_first):
         total[:, :, rows:] = 0.0
     else:
         total[:, :, :rows] += np.matmul(a, b)
+
+
+@attention_backward.cuda(strided=("q", "k", "v", "y", "dy", "is_sighted", "dq", "dk", "dv", "dscores"))
+def attention_backward(q, k, v, y, weights, share, dy, is_sighted, scale, is_causal, dq, dk, dv, dscores=None):
+    dy = (dy * share.swapaxes(-1, -2)).astype(q.dtype, copy=False)
+    if dv is not None:
+        dv[...] = blas.matmul(weights, dy)
+    if dq is None and dk is None and dscores is None:
+        return
+    if is_sighted is not None:
+        dy = (dy * is_sighted).astype(q.dtype, copy=False)
+    ds = _product(v, dy.swapaxes(-1, -2), q.dtype)
+    product = (dy * y).sum(axis=-1).astype(q.dtype, copy=False)
+    _launch_on_columns("scores_gradient", ds, *ds.shape[2:], weights, product, ds)
+    if dq is not None:
+        dq[...] = blas.matmul(ds.swapaxes(-1, -2), k) * scale
+    if dk is not None:
+        dk[...] = blas.matmul(ds, q) * scale
+    if dscores is not None:
+        dscores[...] = ds
 
 
 @attention_backward.samples

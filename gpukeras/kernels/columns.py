@@ -18,12 +18,14 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from gpukeras.backend import blas, memory, threads
+from gpukeras.kernels import products
+from gpukeras.kernels.patches import FEW_CHANNELS, for_blocks, goes_by_rows
 from gpukeras.kernels.windows import Windows
 
 __all__ = [
+    "finish",
     "gather",
     "goes_back_by_columns",
     "has_few_filters",
@@ -36,16 +38,13 @@ __all__ = [
     "split",
 ]
 
-# What a block's columns and results take at most. Measured on two threads with 3x3 kernels, 64x5x5x64 to 32x32x32x32:
-# 1 to 4 MB do equally well; smaller blocks make calls so short that the threads wait for the interpreter's lock.
-_BLOCK_BYTES = 2 << 20
+# What a block's columns and results take at most. Measured on two threads within training steps: a residual network
+# 61.4, 58.6, 58.1, 59.2 ms with 1, 2, 3, 4 MB, an autoencoder 22.0, 20.4, 19.6, 19.8. With smaller blocks, calls are so
+# short that the threads wait for the interpreter's lock.
+_BLOCK_BYTES = 3 << 20
 # A weights' gradient is summed in so many parts at most, side by side, that together take no more than so many bytes.
 _PARTS = 8
 _PARTS_BYTES = 16 << 20
-# Up to so many channels, columns are laid out with one row for each place and channel: then runs of
-# neighbouring windows are copied, not single windows' few channels. Measured: 1 channel 0.6 ms
-# instead of 1.4, 3 channels 1.9 instead of 2.4.
-_FEW_CHANNELS = 4
 # Copying an element of the columns takes as long as so many multiply-adds, adding one up twice as long.
 _COPY = 12
 
@@ -56,159 +55,159 @@ _COPY = 12
 def has_few_filters(weights, windows):
     """Whether `scatter` through mirrored windows makes y faster than `gather`: few filters for many channels."""
     channels, filters = weights.shape[-2:]
-    return windows.mirrored is not None and filters <= _FEW_CHANNELS and channels > 2 * filters
+    return windows.mirrored is not None and filters <= FEW_CHANNELS and channels > 2 * filters
 
 
 def goes_back_by_columns(weights, windows, groups):
     """Whether x's gradient comes from columns of dy, and not from `scatter`.
 
     All ways compute the same products, at stride 1 in one case for every place of x, in the other for every place of y.
-    Beside them the first copies columns of dy, at stride 1 once for both gradients; the second copies columns of x for
-    the weights' gradient, and adds up as many elements. Measured with strides of 2, 3x3 kernels and twice as many
-    filters as channels: 4.9 instead of 6.4 ms for 32x32x32x32, 3.4 instead of 4.7 for 64x14x14x64.
+    Beside them the first copies columns of dy, at stride 1 once for both gradients and for all rows of the kernel; the
+    second copies columns of x for the weights' gradient, and adds up as many elements. Measured with strides of 2, 3x3
+    kernels and twice as many filters as channels: 4.9 instead of 6.4 ms for 32x32x32x32, 3.4 instead of 4.7 for
+    64x14x14x64.
     """
     channels, filters = groups * weights.shape[-2], weights.shape[-1]
     if windows.is_disjoint:
         return windows.is_pointwise
     if windows.mirrored is None:
         return max(windows.dilation) == 1 and filters <= 4 * channels
-    by_columns = math.prod(windows.space) * filters * (2 * channels // groups + _COPY)
+    copy = _COPY // windows.size[0] if goes_by_rows(windows.mirrored, filters // groups) else _COPY
+    by_columns = math.prod(windows.space) * filters * (2 * channels // groups + copy)
     return by_columns <= math.prod(windows.grid) * channels * (2 * filters // groups + 3 * _COPY)
 
 
 # --- Columns times weights ---------------------------------------------------------------------------------------
 
 
-def gather(x, windows, groups, y: Any = None, weights=None, bias=None, dy: Any = None):
+def gather(x, windows, groups, y: Any = None, weights=None, bias=None, is_rectified=False, dy: Any = None):
     """One walk over the columns of x: y ← columns · weights + bias, and Σ columnsᵀ · dy is returned.
 
-    Either is left out where its arrays are None.
+    Either is left out where its arrays are None. Of y only the positive part is kept where `is_rectified`.
     """
-    filters = (y if dy is None else dy).shape[-1]
-    cuts = _cuts(len(x), windows.grid, windows.count * x.shape[-1] + filters, x.dtype)
-    matrices = None if y is None else matrices_of(weights, groups)
+    channels, filters = x.shape[-1], (y if dy is None else dy).shape[-1]
+    has_few = channels // groups <= FEW_CHANNELS  # little work for many results, hence larger blocks
+    cuts = _cuts(len(x), windows.grid, windows.count * channels + filters, x.dtype, 2 if has_few else 1)
+    is_by_rows = len(cuts) > 1 and goes_by_rows(windows, channels // groups)
+    pieces = windows.size[0] if is_by_rows else 1
+    if is_by_rows:
+        cuts = _cuts(len(x), windows.grid, windows.count // pieces * channels + pieces * filters, x.dtype)
+    shape = (pieces, groups, windows.count * channels // groups // pieces, filters // groups)
+    parts = _parts(cuts, 0 if dy is None else math.prod(shape) * x.dtype.itemsize)
+    matrices = None if y is None else _pieces_of(matrices_of(weights, groups), pieces)
     line = None if bias is None else np.tile(bias, windows.grid[-1])
-    parts = [[cut] for cut in cuts]
-    sums: Any = None
-    if dy is not None:
-        shape = (groups, windows.count * x.shape[-1] // groups, filters // groups)
-        parts = _parts(cuts, math.prod(shape) * x.dtype.itemsize)
-        sums = np.empty((len(parts), *shape), x.dtype)
+    sums: Any = None if dy is None else np.empty((len(parts), *shape), x.dtype)
 
     def compute(part):
-        for i, cut in enumerate(parts[part]):
-            _with_columns(x, windows, groups, cut, functools.partial(multiply, part, i == 0, cut))
+        for_blocks(x, windows, groups, parts[part], is_by_rows, functools.partial(multiply, part, parts[part][0]))
 
-    def multiply(part, is_first, cut, columns):
+    def multiply(part, first, cut, columns):
         if y is not None:
             out = y[cut]
-            _matmul(columns, matrices, split(out, groups))
-            if line is not None:
-                lines = out.reshape(-1, out.shape[-2] * filters)
-                lines += line[: lines.shape[1]]
+            _multiply(columns, matrices, out.swapaxes(0, 1) if is_by_rows else out, len(parts) > 1)
+            finish(out, line, is_rectified)
         if dy is not None:
-            rows, columns = split(dy[cut], groups), columns.swapaxes(1, 2)
-            if is_first:
-                _matmul(columns, rows, sums[part])
-            else:
-                with memory.scratch(sums.shape[1:], sums.dtype) as share:
-                    sums[part] += _matmul(columns, rows, share)
+            rows = dy[cut].swapaxes(0, 1) if is_by_rows else dy[cut]
+            _multiply_transposed(columns, rows, sums[part], cut is not first, len(parts) > 1)
 
     _run(compute, range(len(parts)))
-    return None if dy is None else join_matrices(sums.sum(axis=0), windows)
+    if dy is None:
+        return None
+    return join_matrices(sums.sum(axis=0).swapaxes(0, 1).reshape(groups, pieces * shape[2], shape[3]), windows)
 
 
-def _with_columns(x, windows, groups, cut, use):
-    """Call ``use(columns)`` with what the windows of a block see: (groups, windows, places · channels of a group)."""
-    images, rows = cut
-    x = x[images]
-    first = rows.start * windows.strides[0] - windows.lows[0]
-    count = (rows.stop - rows.start - 1) * windows.strides[0] + (windows.size[0] - 1) * windows.dilation[0] + 1
-    if not windows.is_padded and x.strides[-1] == x.itemsize:
-        _copy_columns(x[:, first : first + count], windows, groups, rows.stop - rows.start, use)
+def _pieces_of(matrices, pieces):
+    groups, width, filters = matrices.shape
+    return matrices.reshape(groups, pieces, width // pieces, filters).swapaxes(0, 1)
+
+
+def _multiply(columns, matrices, out, in_pieces):
+    """out ← Σ over pieces of columns · matrices; out has the windows in the order of the columns, and filters."""
+    pieces, groups, rows, _ = columns.shape
+    if pieces == 1 and out.flags.c_contiguous:
+        products.multiply(columns, matrices, split(out, groups)[None], in_pieces)
         return
-    with memory.scratch((len(x), count, *windows.span[1:], x.shape[-1]), x.dtype) as seen:
-        if windows.is_padded:
-            seen.fill(0)
-        inside, source = [slice(None)], [slice(None)]
-        for low, n, size in zip((-first, *windows.lows[1:]), x.shape[1:-1], seen.shape[1:-1], strict=True):
-            start = max(low, 0)
-            stop = max(min(low + n, size), start)
-            inside.append(slice(start, stop))
-            source.append(slice(start - low, stop - low))
-        seen[tuple(inside)] = x[tuple(source)]
-        _copy_columns(seen, windows, groups, rows.stop - rows.start, use)
-
-
-def _copy_columns(x, windows, groups, rows, use):
-    rank, channels = len(windows.grid), x.shape[-1] // groups
-    view = _window_view(x, windows, groups, channels, (rows, *windows.grid[1:]))
-    batch, places = [*range(1 + rank)], [*range(1 + rank, 1 + 2 * rank)]
-    group, channel = 1 + 2 * rank, 2 + 2 * rank
-    is_transposed = channels <= _FEW_CHANNELS
-    view = view.transpose(group, *([*places, channel, *batch] if is_transposed else [*batch, *places, channel]))
-    with memory.scratch(view.shape, x.dtype) as columns:
-        np.copyto(columns, view)
-        if is_transposed:
-            use(columns.reshape(groups, windows.count * channels, -1).swapaxes(1, 2))
+    filters = matrices.shape[-1]
+    out = out.reshape(*out.shape[:-1], groups, filters)
+    out = out.transpose(out.ndim - 2, *range(out.ndim - 2), out.ndim - 1)
+    with memory.scratch((pieces, groups, rows, filters), out.dtype) as shares:
+        products.multiply(columns, matrices, shares, in_pieces)
+        total, *others = shares.reshape(pieces, *out.shape)
+        for share in others[:-1]:
+            total += share
+        if others:
+            np.add(total, others[-1], out=out)  # with both sums at once; np.add.reduce takes twice the time
         else:
-            use(columns.reshape(groups, -1, windows.count * channels))
+            np.copyto(out, total)
 
 
-def _window_view(x, windows, groups, channels, grid):
-    """What every window sees, without a copy: (batch, *grid, *size, groups, channels of a group)."""
-    batch, *steps, last = x.strides
-    return as_strided(
-        x,
-        (len(x), *grid, *windows.size, groups, channels),
-        (
-            batch,
-            *(step * s for step, s in zip(steps, windows.strides, strict=True)),
-            *(step * d for step, d in zip(steps, windows.dilation, strict=True)),
-            channels * last,
-            last,
-        ),
-        writeable=False,
-    )
+def finish(y, line, is_rectified):
+    """y ← y + bias, given for a whole line of places, and its positive part where `is_rectified`."""
+    if line is None and not is_rectified:
+        return
+    lines = y.reshape(-1, y.shape[-2] * y.shape[-1])  # NumPy's inner loop is as long as a line, not as the filters
+    if line is not None:
+        lines += line[: lines.shape[1]]  # a block may hold a part of the only axis
+    if is_rectified:
+        np.maximum(lines, np.zeros(lines.shape[1], y.dtype), out=lines)  # with a number it takes three times as long
+
+
+def _multiply_transposed(columns, dy, out, is_added, in_pieces):
+    """out ← columnsᵀ · dy for each piece, or out += columnsᵀ · dy where `is_added`."""
+    groups = columns.shape[1]
+    if dy.flags.c_contiguous:
+        products.multiply_transposed(columns, split(dy, groups)[None], out, is_added, in_pieces)
+        return
+    with memory.scratch(dy.shape, dy.dtype) as copy:
+        np.copyto(copy, dy)
+        products.multiply_transposed(columns, split(copy, groups)[None], out, is_added, in_pieces)
 
 
 # --- The way back with strides -----------------------------------------------------------------------------------
 
 
-def interleave(dy, weights, windows, groups):
+def interleave(dy, weights, windows, groups, bias=None, is_rectified=False):
     """dx = Σ over the places of a window of dy · weights[place]ᵀ, for windows without dilation.
 
     Places of x that are a multiple of the strides apart see dy through the same places of the weights: their gradient
-    is a convolution of dy at stride 1 with these. All that differ only on the first axis share columns.
+    is a convolution of dy at stride 1 with these. All that differ only on the first axis share columns. A bias is
+    added, and only the positive part kept where `is_rectified`, as in transposed convolutions.
     """
+    line = None if bias is None else np.tile(bias, windows.space[-1])
     dx = np.empty((len(dy), *windows.space, groups * weights.shape[-2]), dy.dtype)
     walks = _walks(weights, windows, groups, dx)
 
-    def compute(cut):
+    def compute(part):
         for walk, targets in walks:
-            _with_columns(dy, walk, groups, cut, functools.partial(multiply, cut, walk.grid, targets))
+            for_blocks(dy, walk, groups, part, True, functools.partial(multiply, targets))
+        if has_whole_images:
+            finish(dx[part[0][0].start : part[-1][0].stop], line, is_rectified)
 
-    def multiply(cut, grid, targets, columns):
+    def multiply(targets, cut, columns):
         images, rows = cut
-        for (places_first, *places), of_columns, matrices in targets:
-            into = dx[(images, places_first, *places)][:, rows]
-            with memory.scratch((groups, columns.shape[1], matrices.shape[2]), dx.dtype) as share:
-                _matmul(columns[:, :, of_columns], matrices, share)
-                share = share.transpose(1, 0, 2).reshape(len(into), -1, *grid[1:], dx.shape[-1])
-                into[...] = share[:, : into.shape[1]]
+        for places, of_kernel, matrices in targets:
+            into = dx[(images, *places)][:, rows].swapaxes(0, 1)
+            count = columns.shape[2] // (rows.stop - rows.start) * len(into)  # not all have as many rows
+            _multiply(columns[of_kernel, :, :count], matrices, into, len(parts) > 1)
 
+    parts, has_whole_images = [], False
     if walks:
         grid = [max(sizes) for sizes in zip(*(walk.grid for walk, _ in walks), strict=True)]
-        width = max(walk.count for walk, _ in walks) * dy.shape[-1] + 2 * dx.shape[-1]
-        _run(compute, _cuts(len(dy), grid, width, dy.dtype))
+        width = max(walk.count // walk.size[0] for walk, _ in walks) * dy.shape[-1] + 2 * dx.shape[-1]
+        cuts = _cuts(len(dy), grid, width, dy.dtype)
+        has_whole_images = all(rows.start == 0 and rows.stop == grid[0] for _, rows in cuts)
+        parts += _parts(cuts, 0)
+        _run(compute, parts)
+    if not has_whole_images:
+        finish(dx, line, is_rectified)
     return dx
 
 
 def _walks(weights, windows, groups, dx):
     """The convolutions of dy that `interleave` makes dx of; what no window sees is set to zero.
 
-    Returns pairs of windows over dy and a list of what is made of their columns: places of dx, the part of the columns
-    that they see, and matrices.
+    Returns pairs of windows over dy and a list of what is made of their columns: places of dx, the rows of the windows
+    that these see, and matrices.
     """
     first, *others = windows.residues
     seen = [residue for residue in first if residue.size]
@@ -226,16 +225,15 @@ def _walks(weights, windows, groups, dx):
         lows = (-start, *(-residue.start for residue in inner))
         grid = (max(residue.count for residue in seen), *(residue.count for residue in inner))
         ones = (1,) * len(size)
-        width = math.prod(size[1:]) * weights.shape[-1] // groups
         targets = []
         for residue in seen:
-            low = (residue.start - start) * width
+            low = residue.start - start
             taps = (residue.taps, *(r.taps for r in inner))
             targets.append(
                 (
                     (residue.places, *(r.places for r in inner)),
-                    slice(low, low + residue.size * width),
-                    matrices_of(mirrored(weights[taps], groups), groups),
+                    slice(low, low + residue.size),
+                    _pieces_of(matrices_of(mirrored(weights[taps], groups), groups), residue.size),
                 )
             )
         walks.append((Windows(windows.grid, size, ones, ones, lows, grid), targets))
@@ -245,17 +243,22 @@ def _walks(weights, windows, groups, dx):
 # --- The way back by sums ----------------------------------------------------------------------------------------
 
 
-def scatter(dy, weights, windows, groups):
-    """dx = Σ over the places of a window of dy · weights[place]ᵀ, each place's share added where it belongs."""
+def scatter(dy, weights, windows, groups, bias=None, is_rectified=False):
+    """dx = Σ over the places of a window of dy · weights[place]ᵀ, each place's share added where it belongs.
+
+    Bias and rectifier are those of a transposed convolution.
+    """
+    line = None if bias is None else np.tile(bias, windows.space[-1])
     channels = weights.shape[-2]
     dx = np.empty((len(dy), *windows.space, groups * channels), dy.dtype)
     places = places_of(weights, windows, groups)
-    add = _add_few if groups == 1 and channels <= _FEW_CHANNELS else _add
+    add = _add_few if groups == 1 and channels <= FEW_CHANNELS else _add
 
     def compute(images):
         dx[images].fill(0)
         for rows in bands:
             add(dx[images], dy[images, rows], places, windows, rows)
+        finish(dx[images], line, is_rectified)
 
     cuts = _cuts(len(dy), windows.grid, windows.count * dx.shape[-1] + dy.shape[-1], dy.dtype)
     bands = [rows for images, rows in cuts if images.start == 0]  # neighbouring bands add to the same places
@@ -263,6 +266,7 @@ def scatter(dy, weights, windows, groups):
         _run(compute, [images for images, rows in cuts if rows.start == 0])
     else:
         dx.fill(0)
+        finish(dx, line, is_rectified)
     return dx
 
 
@@ -287,11 +291,15 @@ def _add_few(dx, dy, places, windows, rows):
     seen = [into[1] for out, into in taps if into[1].stop]
     low, high = min((rows.start for rows in seen), default=0), max((rows.stop for rows in seen), default=0)
     dx = dx[:, low:high].transpose(dx.ndim - 1, *range(dx.ndim - 1))
+    count_of_windows = math.prod(dy.shape[:-1])
     with (
-        memory.scratch((count * channels, math.prod(dy.shape[:-1])), dy.dtype) as shares,
+        memory.scratch((1, count_of_windows, count * channels), dy.dtype) as by_windows,
+        memory.scratch((count * channels, count_of_windows), dy.dtype) as shares,
         memory.scratch(dx.shape, dy.dtype) as total,
     ):
-        blas.matmul(places.swapaxes(2, 3).reshape(-1, filters), dy.reshape(-1, filters).T, out=shares)
+        matrix = places[0].transpose(1, 0, 2).reshape(1, filters, -1)
+        products.multiply(dy.reshape(1, -1, filters), matrix, by_windows, True)
+        np.copyto(shares, by_windows[0].T)  # takes less time than the product in that order
         total.fill(0)
         for share, (out, into) in zip(shares.reshape(count, channels, *dy.shape[:-1]), taps, strict=True):
             if into[1].stop:
@@ -318,15 +326,18 @@ def _taps(windows, rows):
 # --- Blocks ------------------------------------------------------------------------------------------------------
 
 
-def _cuts(batch, grid, width, dtype):
-    """Equal blocks of windows, each window with `width` elements: pairs of slices into (batch, grid[0])."""
+def _cuts(batch, grid, width, dtype, most=1):
+    """Equal blocks of windows, each window with `width` elements: pairs of slices into (batch, grid[0]).
+
+    Blocks take `most` times _BLOCK_BYTES at most.
+    """
     rows = grid[0]
     size = batch * math.prod(grid) * width * dtype.itemsize
     if not size:
         return []
-    count = -(-size // _BLOCK_BYTES)
+    count = -(-size // (most * _BLOCK_BYTES))
     if count > 1:
-        count = -(-count // 4) * 4  # the same number for each of two or four threads
+        count = max(1 << (count - 1).bit_length(), 4)  # the same number for each of two or four threads, and equal ones
     if count <= batch:
         return [(images, slice(0, rows)) for images in _split_evenly(batch, count)]
     bands = _split_evenly(rows, min(-(-count // batch), rows))
@@ -335,7 +346,7 @@ def _cuts(batch, grid, width, dtype):
 
 def _parts(cuts, nbytes):
     """The blocks in runs, each of which is summed on its own in memory of `nbytes`."""
-    count = min(len(cuts), _PARTS, max(_PARTS_BYTES // nbytes, 1))
+    count = min(len(cuts), _PARTS, max(_PARTS_BYTES // max(nbytes, 1), 1))
     return [cuts[part] for part in _split_evenly(len(cuts), count)] if cuts else []
 
 

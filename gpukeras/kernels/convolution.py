@@ -10,50 +10,80 @@ with the weights as a matrix, and the weights' gradient the product of their tra
 How the CPU walks over columns, and back from them, is in `gpukeras.kernels.columns`.
 """
 
+import math
+
 import numpy as np
 
-from gpukeras.backend import blas, devices
-from gpukeras.kernels import columns
+from gpukeras.backend import blas, cuda, devices, memory, threads
+from gpukeras.kernels import blocks, columns
+from gpukeras.kernels.activation import relu_backward
 from gpukeras.kernels.columns import join_matrices, matrices_of, mirrored, places_of, split
 from gpukeras.kernels.kernel import kernel
+from gpukeras.kernels.linear import finish_on_gpu, sum_of_rows
 from gpukeras.kernels.windows import windows_of
 
 __all__ = [
-    "add_bias",
     "bias_gradient",
     "convolve",
     "convolve_and_kernel_gradient",
     "convolve_gradients",
     "convolve_input_gradient",
     "convolve_kernel_gradient",
+    "finish",
+    "rectifier_gradient",
 ]
+
+_CUDA = cuda.Source("convolution")
+
+# Columns that a GPU makes take at most so many bytes; more images than fit go one part after the other.
+_MOST_COLUMNS = 256 << 20
 
 # Below so many elements the bias is added in one plain pass.
 _SMALL = 1 << 13
+# Elements from which on all threads take part in the rectifier's gradient.
+_THREADED = 1 << 19
 
 
 @kernel
-def convolve(x, weights, windows, bias=None):
-    """y = columns(x) · weights + bias, for each group of channels with filters of its own."""
+def convolve(x, weights, windows, bias=None, is_rectified=False):
+    """y = columns(x) · weights + bias, for each group of channels with filters of its own.
+
+    Of y only the positive part is kept where `is_rectified`.
+    """
     groups = x.shape[-1] // weights.shape[-2]
     y = blas.matmul(_whole_columns(x, windows, groups), matrices_of(weights, groups))
     y = y.transpose(1, 0, 2).reshape(x.shape[0], *windows.grid, weights.shape[-1])
-    return y if bias is None else y + bias
+    return finish.reference(y, bias, is_rectified)
 
 
 @convolve.cpu
-def convolve(x, weights, windows, bias=None):
+def convolve(x, weights, windows, bias=None, is_rectified=False):
     groups = x.shape[-1] // weights.shape[-2]
     if windows.is_pointwise and groups == 1:
         y = blas.matmul(x.reshape(-1, x.shape[-1]), weights.reshape(weights.shape[-2:]))
         y = y.reshape(*x.shape[:-1], weights.shape[-1])
     elif groups == 1 and columns.has_few_filters(weights, windows):
-        y = columns.scatter(x, mirrored(weights, 1), windows.mirrored, 1)
+        return columns.scatter(x, mirrored(weights, 1), windows.mirrored, 1, bias, is_rectified)
     else:
         y = np.empty((len(x), *windows.grid, weights.shape[-1]), x.dtype)
-        columns.gather(x, windows, groups, y, weights, bias)
+        columns.gather(x, windows, groups, y, weights, bias, is_rectified)
         return y
-    return y if bias is None else add_bias(y, bias)
+    return finish(y, bias, is_rectified)
+
+
+@convolve.cuda(strided=("weights",))
+def convolve(x, weights, windows, bias=None, is_rectified=False):
+    if not _is_for_gpu(x, windows):
+        return NotImplemented
+    filters, groups = weights.shape[-1], x.shape[-1] // weights.shape[-2]
+    y = devices.array_module(x).empty((x.shape[0], *windows.grid, filters), x.dtype)
+    for images in _parts_on_gpu(x, windows):
+        made = _columns_on_gpu(x[images], windows, groups)
+        if groups == 1:
+            blas.matmul(made[0], weights.reshape(-1, filters), out=y[images].reshape(-1, filters))
+        else:
+            split(y[images], groups)[...] = blas.matmul(made, matrices_of(weights, groups))
+    return finish_on_gpu(y, bias, is_rectified)
 
 
 @convolve.samples
@@ -61,38 +91,57 @@ def convolve(random, dtype):
     for x, weights, windows in _samples(random, dtype):
         yield x, weights, windows
         yield x, weights, windows, random(weights.shape[-1:], dtype)
+        yield x, weights, windows, random(weights.shape[-1:], dtype) * 0.1, True
 
 
 @kernel
-def convolve_input_gradient(dy, weights, windows, groups):
-    """dx = Σ over the places of a window of dy · weights[place]ᵀ, put where the place is."""
+def convolve_input_gradient(dy, weights, windows, groups, bias=None, is_rectified=False):
+    """dx = Σ over the places of a window of dy · weights[place]ᵀ, put where the place is.
+
+    For transposed convolutions + bias, and only the positive part of it where `is_rectified`.
+    """
     channels = weights.shape[-2]
     dx = devices.array_module(dy).zeros((dy.shape[0], *windows.space, groups, channels), dy.dtype)
     rows, places = split(dy, groups), places_of(weights, windows, groups)
     for i, (out, into) in enumerate(windows.taps):
         share = blas.matmul(rows, places[:, i]).transpose(1, 0, 2)
         dx[into] += share.reshape(*dy.shape[:-1], groups, channels)[out]
-    return dx.reshape(*dx.shape[:-2], groups * channels)
+    return finish.reference(dx.reshape(*dx.shape[:-2], groups * channels), bias, is_rectified)
 
 
 @convolve_input_gradient.cpu
-def convolve_input_gradient(dy, weights, windows, groups):
+def convolve_input_gradient(dy, weights, windows, groups, bias=None, is_rectified=False):
     if windows.is_pointwise and groups == 1:
         dx = blas.matmul(dy.reshape(-1, dy.shape[-1]), weights.reshape(weights.shape[-2:]).T)
-        return dx.reshape(*dy.shape[:-1], dx.shape[-1])
+        return finish(dx.reshape(*dy.shape[:-1], dx.shape[-1]), bias, is_rectified)
     if not columns.goes_back_by_columns(weights, windows, groups):
-        return columns.scatter(dy, weights, windows, groups)
+        return columns.scatter(dy, weights, windows, groups, bias, is_rectified)
     if windows.mirrored is None:
-        return columns.interleave(dy, weights, windows, groups)
+        return columns.interleave(dy, weights, windows, groups, bias, is_rectified)
     dx = np.empty((len(dy), *windows.space, groups * weights.shape[-2]), dy.dtype)
-    columns.gather(dy, windows.mirrored, groups, dx, mirrored(weights, groups))
+    columns.gather(dy, windows.mirrored, groups, dx, mirrored(weights, groups), bias, is_rectified)
     return dx
+
+
+@convolve_input_gradient.cuda(strided=("dy", "weights"))
+def convolve_input_gradient(dy, weights, windows, groups, bias=None, is_rectified=False):
+    channels = groups * weights.shape[-2]
+    dx = devices.array_module(dy).empty((dy.shape[0], *windows.space, channels), dy.dtype)
+    if not _is_for_gpu(dx, windows):
+        return NotImplemented
+    transposed = matrices_of(weights, groups).swapaxes(1, 2)
+    for images in _parts_on_gpu(dx, windows):
+        made = _product(split(dy[images], groups), transposed).astype(dy.dtype, copy=False)
+        _CUDA.places("sum_of_columns", dx[images], channels, windows, groups, made, dx[images])
+    return finish_on_gpu(dx, bias, is_rectified)
 
 
 @convolve_input_gradient.samples
 def convolve_input_gradient(random, dtype):
     for x, weights, windows in _samples(random, dtype):
-        yield _small_dy(random, dtype, x, weights, windows), weights, windows, x.shape[-1] // weights.shape[-2]
+        dy, groups = _small_dy(random, dtype, x, weights, windows), x.shape[-1] // weights.shape[-2]
+        yield dy, weights, windows, groups
+        yield dy, weights, windows, groups, random(x.shape[-1:], dtype) * 0.001, True
 
 
 @kernel
@@ -108,6 +157,18 @@ def convolve_kernel_gradient(x, dy, windows, groups):
         d = blas.matmul(x.reshape(-1, x.shape[-1]).T, dy.reshape(-1, dy.shape[-1]))
         return d.reshape(*windows.size, *d.shape)
     return columns.gather(x, windows, groups, dy=dy)
+
+
+@convolve_kernel_gradient.cuda(strided=("dy",))
+def convolve_kernel_gradient(x, dy, windows, groups):
+    if not x.size or not _is_for_gpu(x, windows):
+        return NotImplemented
+    d = None
+    for images in _parts_on_gpu(x, windows):
+        made = _columns_on_gpu(x[images], windows, groups).swapaxes(1, 2)
+        share = _product(made, split(dy[images], groups))
+        d = share if d is None else d + share
+    return join_matrices(d, windows).astype(x.dtype, copy=False)
 
 
 @convolve_kernel_gradient.samples
@@ -134,6 +195,11 @@ def convolve_gradients(x, dy, weights, windows, groups):
     return dx, mirrored(d, groups)
 
 
+@convolve_gradients.cuda(strided=("dy", "weights"))
+def convolve_gradients(x, dy, weights, windows, groups):
+    return convolve_input_gradient(dy, weights, windows, groups), convolve_kernel_gradient(x, dy, windows, groups)
+
+
 @convolve_gradients.samples
 def convolve_gradients(random, dtype):
     for x, weights, windows in _samples(random, dtype):
@@ -154,6 +220,11 @@ def convolve_and_kernel_gradient(x, weights, dy, windows, groups):
     return y, columns.gather(x, windows, groups, y, weights, dy=dy)
 
 
+@convolve_and_kernel_gradient.cuda(strided=("weights", "dy"))
+def convolve_and_kernel_gradient(x, weights, dy, windows, groups):
+    return convolve(x, weights, windows), convolve_kernel_gradient(x, dy, windows, groups)
+
+
 @convolve_and_kernel_gradient.samples
 def convolve_and_kernel_gradient(random, dtype):
     for x, weights, windows in _samples(random, dtype):
@@ -161,28 +232,34 @@ def convolve_and_kernel_gradient(random, dtype):
 
 
 @kernel
-def add_bias(y, bias):
-    """y += bias. In place."""
-    y += bias
-    return y
-
-
-@add_bias.cpu
-def add_bias(y, bias):
-    # A whole line of places at once: NumPy's inner loop is that long, not only as the filters.
-    if y.size < _SMALL:
+def finish(y, bias, is_rectified):
+    """y += bias, and its positive part where `is_rectified`. In place."""
+    if bias is not None:
         y += bias
-    else:
-        lines = y.reshape(-1, y.shape[-2] * y.shape[-1])
-        lines += np.tile(bias, y.shape[-2])
+    if is_rectified:
+        devices.array_module(y).maximum(y, 0, out=y)
     return y
 
 
-@add_bias.samples
-def add_bias(random, dtype):
-    yield random((2, 5, 6, 3), dtype), random((3,), dtype)
-    yield random((4, 40, 50, 8), dtype), random((8,), dtype)
-    yield random((0, 4, 3), dtype), random((3,), dtype)
+@finish.cpu
+def finish(y, bias, is_rectified):
+    if y.size < _SMALL:
+        return finish.reference(y, bias, is_rectified)
+    columns.finish(y, None if bias is None else np.tile(bias, y.shape[-2]), is_rectified)
+    return y
+
+
+@finish.cuda
+def finish(y, bias, is_rectified):
+    return finish_on_gpu(y, bias, is_rectified)
+
+
+@finish.samples
+def finish(random, dtype):
+    yield random((2, 5, 6, 3), dtype), random((3,), dtype), False
+    yield random((4, 40, 50, 8), dtype), random((8,), dtype), True
+    yield random((4, 40, 50, 8), dtype), None, True
+    yield random((0, 4, 3), dtype), random((3,), dtype), False
 
 
 @kernel
@@ -199,11 +276,61 @@ def bias_gradient(dy):
     return lines.reshape(-1, filters).sum(axis=0)
 
 
+@bias_gradient.cuda
+def bias_gradient(dy):
+    filters = dy.shape[-1]
+    return _CUDA.columns("bias_gradient", dy, dy.size // filters, filters, 1, dy)[0]
+
+
 @bias_gradient.samples
 def bias_gradient(random, dtype):
     yield (random((2, 5, 6, 3), dtype),)
     yield (random((4, 9, 8), dtype),)
     yield (random((0, 4, 3), dtype),)
+
+
+@kernel
+def rectifier_gradient(dy, y, needs_sum):
+    """dy where y > 0, else 0; and the sum of that over all axes but the filters', or None."""
+    dy = dy * (y > 0)
+    return dy, dy.reshape(-1, dy.shape[-1]).sum(axis=0) if needs_sum else None
+
+
+@rectifier_gradient.cpu
+def rectifier_gradient(dy, y, needs_sum):
+    drows = np.empty(y.shape, dy.dtype)
+    filters = y.shape[-1]
+    count = max(min(-(-y.size // blocks.THREAD_BLOCK), len(y)), 1)
+    cuts = [slice(len(y) * i // count, len(y) * (i + 1) // count) for i in range(count)]
+    sums = np.empty((count, filters), dy.dtype) if needs_sum else None
+    boolean = np.dtype(bool)
+
+    def compute(i):
+        with memory.scratch((cuts[i].stop - cuts[i].start, *y.shape[1:]), boolean) as is_positive:
+            np.greater(y[cuts[i]], 0, out=is_positive)
+            np.multiply(dy[cuts[i]], is_positive, out=drows[cuts[i]])
+        if sums is not None:
+            sums[i] = sum_of_rows(drows[cuts[i]].reshape(-1, filters))
+
+    if y.size >= _THREADED:
+        threads.run(compute, range(count), uses_blas=True)
+    else:
+        for i in range(count):
+            compute(i)
+    return drows, None if sums is None else sums.sum(axis=0)
+
+
+@rectifier_gradient.cuda
+def rectifier_gradient(dy, y, needs_sum):
+    dy = relu_backward(dy, y)
+    return dy, bias_gradient(dy) if needs_sum else None
+
+
+@rectifier_gradient.samples
+def rectifier_gradient(random, dtype):
+    for shape in ((2, 5, 6, 3), (4, 9, 8), (0, 4, 3), (40, 30, 40, 16)):
+        yield random(shape, dtype) * 0.001, abs(random(shape, dtype)).round(), True
+    yield random((2, 3, 5, 6), dtype).swapaxes(1, 3), abs(random((2, 6, 5, 3), dtype)).round(), False
 
 
 def _whole_columns(x, windows, groups):
@@ -218,6 +345,38 @@ def _whole_columns(x, windows, groups):
     for i, (out, into) in enumerate(windows.taps):
         made[(*out, ..., i, slice(None))] = x[into]
     return made.reshape(-1, groups, windows.count * channels).transpose(1, 0, 2)
+
+
+def _product(a, b):
+    """a · b for each group; one group's matrices need no product in batches."""
+    return blas.matmul(a[0], b[0])[None] if len(a) == 1 else blas.matmul(a, b)
+
+
+def _is_for_gpu(x, windows):
+    """Whether CUDA kernels can number the elements of x (batch, *space, channels) and of one image's columns."""
+    size = math.prod(windows.grid) * windows.count * x.shape[-1]
+    return cuda.has_places(windows, x) and size <= cuda.MAX_INDEX
+
+
+def _columns_on_gpu(x, windows, groups):
+    """`_whole_columns` by one CUDA kernel, in one piece of memory."""
+    if windows.is_pointwise:
+        return split(x, groups)
+    rows, width = x.shape[0] * math.prod(windows.grid), windows.count * x.shape[-1] // groups
+    made = devices.array_module(x).empty((groups, rows, width), x.dtype)
+    _CUDA.places("columns", made, x.shape[-1], windows, groups, x, made)
+    return made
+
+
+def _parts_on_gpu(x, windows):
+    """Slices of images, those of x (batch, *space, channels), whose columns are no more than a GPU shall make at once.
+
+    A function of the shapes alone; a kernel numbers a part's elements in 32 bits.
+    """
+    size = math.prod(windows.grid) * windows.count * x.shape[-1]
+    most = min(_MOST_COLUMNS // x.dtype.itemsize, cuda.MAX_INDEX)
+    step = max(1, most // max(size, 1))
+    return [slice(start, start + step) for start in range(0, x.shape[0], step)]
 
 
 def _small_dy(random, dtype, x, weights, windows):

@@ -6,11 +6,13 @@
 `windows` (`gpukeras.kernels.windows.Windows`) says which places of x each place of y sees.
 """
 
-from gpukeras.backend import devices
+from gpukeras.backend import cuda, devices
 from gpukeras.kernels.kernel import kernel
 from gpukeras.kernels.windows import windows_of
 
 __all__ = ["depthwise", "depthwise_input_gradient", "depthwise_kernel_gradient"]
+
+_CUDA = cuda.Source("depthwise")
 
 
 @kernel
@@ -22,6 +24,16 @@ def depthwise(x, weights, windows):
     y = xp.zeros((x.shape[0], *windows.grid, x.shape[-1]), x.dtype)
     for i, (out, into) in enumerate(windows.taps):
         y[out] += x[into] * places[i]
+    return y
+
+
+@depthwise.cuda
+def depthwise(x, weights, windows):
+    filters, multiplier = weights.shape[-2] * weights.shape[-1], weights.shape[-1]
+    y = devices.array_module(x).empty((x.shape[0], *windows.grid, filters), x.dtype)
+    if not cuda.has_places(windows, x, y):
+        return NotImplemented
+    _CUDA.places("depthwise", y, filters, windows, multiplier, x, weights, y)
     return y
 
 
@@ -42,6 +54,16 @@ def depthwise_input_gradient(dy, weights, windows):
     return _summed(dx, channels, multiplier)
 
 
+@depthwise_input_gradient.cuda
+def depthwise_input_gradient(dy, weights, windows):
+    channels, multiplier = weights.shape[-2:]
+    dx = devices.array_module(dy).empty((dy.shape[0], *windows.space, channels), dy.dtype)
+    if not cuda.has_places(windows, dy, dx):
+        return NotImplemented
+    _CUDA.places("depthwise_input_gradient", dx, channels, windows, multiplier, dy, weights, dx)
+    return dx
+
+
 @depthwise_input_gradient.samples
 def depthwise_input_gradient(random, dtype):
     for x, weights, windows in _samples(random, dtype):
@@ -58,6 +80,17 @@ def depthwise_kernel_gradient(x, dy, windows):
     axes = tuple(range(dy.ndim - 1))
     dplaces = [(x[into] * dy[out]).sum(axis=axes) for out, into in windows.taps]
     return xp.stack(dplaces).reshape(*windows.size, channels, -1)
+
+
+@depthwise_kernel_gradient.cuda
+def depthwise_kernel_gradient(x, dy, windows):
+    if not cuda.has_places(windows, x, dy):
+        return NotImplemented
+    filters, channels = dy.shape[-1], x.shape[-1]
+    rows, columns = dy.size // filters, windows.count * filters
+    settings = cuda.geometry(windows, devices.array_module(x)), filters, filters // channels
+    sums = _CUDA.columns("depthwise_kernel_gradient", x, rows, columns, 1, *settings, x, dy)
+    return sums.reshape(*windows.size, channels, -1)
 
 
 @depthwise_kernel_gradient.samples

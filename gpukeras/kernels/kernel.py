@@ -1,11 +1,12 @@
 """The `@kernel` decorator: a reference in plain array code, with faster forms for one kind of array under it."""
 
 import functools
+import inspect
 from typing import Any
 
 import numpy as np
 
-from gpukeras.backend import devices
+from gpukeras.backend import cuda, devices
 
 __all__ = ["kernel", "registered_kernels"]
 
@@ -31,25 +32,45 @@ class Kernel:
     def __init__(self, reference):
         functools.update_wrapper(self, reference)
         self.reference = reference
-        self.forms: dict[str, Any] = {}  # device name -> function
         self.on_numpy: Any = reference
+        self.on_cuda: Any = None
+        self.strided: frozenset[str] = frozenset()
+        self.parameters = tuple(inspect.signature(reference).parameters)
         self.sample_function: Any = None
 
     def __call__(self, first, *args, **kwargs):
         if type(first) is np.ndarray:  # many times in a step, hence without a look at the devices
             return self.on_numpy(first, *args, **kwargs)
-        form: Any = self.forms.get(devices.array_module(first).__name__, self.reference)
-        return form(first, *args, **kwargs)
+        if devices.array_module(first) is np:
+            return self.on_numpy(first, *args, **kwargs)
+        # The one place where CUDA C gives way to the reference: where no such form is, where the arrays are not plain
+        # or of several dtypes, and where the form itself declines because of its other arguments.
+        if self.on_cuda is not None and cuda.takes(self._names((first, *args), kwargs), self.strided):
+            result = self.on_cuda(first, *args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        return self.reference(first, *args, **kwargs)
 
     def cpu(self, form):
         """Use `form` for NumPy arrays."""
-        self.forms["numpy"] = self.on_numpy = form
+        self.on_numpy = form
         return self
 
-    def cuda(self, form):
-        """Use `form` for CuPy arrays."""
-        self.forms["cupy"] = form
+    def cuda(self, form=None, *, strided=()):
+        """Use `form` for CuPy arrays that `backend.cuda.takes`; it may return NotImplemented to decline.
+
+        Args:
+            form: The function.
+            strided: Names of the parameters whose arrays may have any layout: it makes nothing but matrix products or
+                copies of them.
+        """
+        if form is None:
+            return functools.partial(self.cuda, strided=strided)
+        self.on_cuda, self.strided = form, frozenset(strided)
         return self
+
+    def _names(self, args, kwargs):
+        return {**dict(zip(self.parameters, args, strict=False)), **kwargs}
 
     def samples(self, function):
         """Register the kernel, with a generator of argument tuples ``(random, dtype) -> yield args``."""

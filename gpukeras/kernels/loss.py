@@ -8,7 +8,7 @@ import functools
 
 import numpy as np
 
-from gpukeras.backend import devices, memory
+from gpukeras.backend import cuda, devices, memory
 from gpukeras.kernels import blocks
 from gpukeras.kernels.kernel import kernel
 from gpukeras.kernels.linear import ones
@@ -25,6 +25,20 @@ __all__ = [
     "sparse_crossentropy_of_logits_backward",
     "squared_error",
 ]
+
+_CUDA = cuda.Source("loss")
+
+
+def _with_step(dy, dtype):
+    """A gradient for each row, or one for all, and how far apart those of two rows are: what CUDA kernels take."""
+    return dy.astype(dtype, copy=False), dy.ndim
+
+
+def _summed(name, like, *args):
+    """Run a CUDA kernel that sums up over everything, and return the sum as an array of shape ()."""
+    parts = devices.array_module(like).empty((1, cuda.grid_of(like)), cuda.wide_dtype(like.dtype))
+    _CUDA.elementwise(name, like, *args, parts)
+    return _CUDA.total(parts, like).astype(like.dtype, copy=False).reshape(())
 
 
 # --- Integer classes ---------------------------------------------------------------------------------------------
@@ -91,6 +105,15 @@ def sparse_crossentropy_of_logits(x, place, is_class):
     return y if is_class is None else np.where(is_class, y, np.zeros_like(y)), e, total
 
 
+@sparse_crossentropy_of_logits.cuda
+def sparse_crossentropy_of_logits(x, place, is_class):
+    xp = devices.array_module(x)
+    y, e, total = xp.empty(len(x), x.dtype), xp.empty_like(x), xp.empty(len(x), x.dtype)
+    labels = place.astype(np.int64, copy=False), is_class
+    _CUDA.rows("sparse_crossentropy_of_logits", x, *x.shape, x, *labels, y, e, total)
+    return y, e, total
+
+
 @sparse_crossentropy_of_logits.samples
 def sparse_crossentropy_of_logits(random, dtype):
     for shape in _SHAPES:
@@ -123,6 +146,15 @@ def sparse_crossentropy_of_logits_backward(e, total, place, is_class, dy):
         flat[place[part]] -= dy if dy.ndim == 0 else dy[part]
 
     blocks.for_rows(block, *e.shape, uses_blas=True)
+    return dx
+
+
+@sparse_crossentropy_of_logits_backward.cuda
+def sparse_crossentropy_of_logits_backward(e, total, place, is_class, dy):
+    dx = devices.array_module(e).empty_like(e)
+    labels = place.astype(np.int64, copy=False), is_class
+    name = "sparse_crossentropy_of_logits_backward"
+    _CUDA.rows(name, e, *e.shape, e, total, *labels, *_with_step(dy, e.dtype), dx)
     return dx
 
 
@@ -166,6 +198,14 @@ def sparse_crossentropy(x, place, is_class, epsilon):
     return np.negative(y, out=y), total, p, clipped
 
 
+@sparse_crossentropy.cuda
+def sparse_crossentropy(x, place, is_class, epsilon):
+    y, total, p, clipped = (devices.array_module(x).empty(len(x), x.dtype) for _ in range(4))
+    settings = place.astype(np.int64, copy=False), is_class, epsilon, 1 - epsilon
+    _CUDA.rows("sparse_crossentropy", x, *x.shape, x, *settings, y, total, p, clipped)
+    return y, total, p, clipped
+
+
 @sparse_crossentropy.samples
 def sparse_crossentropy(random, dtype):
     for shape in _SHAPES:
@@ -199,6 +239,15 @@ def sparse_crossentropy_backward(x, total, p, clipped, place, is_class, dy):
     dx = np.empty(x.shape, x.dtype)
     dx[...] = share[:, None]
     dx.reshape(-1)[place] = share - share / clipped
+    return dx
+
+
+@sparse_crossentropy_backward.cuda
+def sparse_crossentropy_backward(x, total, p, clipped, place, is_class, dy):
+    dx = devices.array_module(x).empty_like(x)
+    labels = place.astype(np.int64, copy=False), is_class
+    name = "sparse_crossentropy_backward"
+    _CUDA.rows(name, x, *x.shape, total, p, clipped, *labels, *_with_step(dy, x.dtype), dx)
     return dx
 
 
@@ -255,6 +304,17 @@ def crossentropy_of_logits(x, target):
     return y, e, total, share
 
 
+@crossentropy_of_logits.cuda
+def crossentropy_of_logits(x, target):
+    if not cuda.is_plain(x, target):
+        return NotImplemented
+    xp = devices.array_module(x)
+    y, total, share = (xp.empty(len(x), x.dtype) for _ in range(3))
+    e = xp.empty_like(x)
+    _CUDA.rows("crossentropy_of_logits", x, *x.shape, x, target, y, e, total, share)
+    return y, e, total, share
+
+
 @crossentropy_of_logits.samples
 def crossentropy_of_logits(random, dtype):
     for shape in _SHAPES:
@@ -285,6 +345,16 @@ def crossentropy_of_logits_backward(e, total, share, target, dy):
             dx[part] -= product
 
     blocks.for_rows(block, *e.shape, uses_blas=True)
+    return dx
+
+
+@crossentropy_of_logits_backward.cuda
+def crossentropy_of_logits_backward(e, total, share, target, dy):
+    if not cuda.is_plain(e, target):
+        return NotImplemented
+    dx = devices.array_module(e).empty_like(e)
+    name = "crossentropy_of_logits_backward"
+    _CUDA.rows(name, e, *e.shape, e, total, share, target, *_with_step(dy, e.dtype), dx)
     return dx
 
 
@@ -326,6 +396,14 @@ def binary_crossentropy(x, target, epsilon):
     return -np.vdot(weights, np.log(both)), both
 
 
+@binary_crossentropy.cuda
+def binary_crossentropy(x, target, epsilon):
+    if not cuda.is_plain(x, target):
+        return NotImplemented
+    both = devices.array_module(x).empty((2, x.size), x.dtype)
+    return _summed("binary_crossentropy", x, x, target, epsilon, 1 - epsilon, both), both
+
+
 @binary_crossentropy.samples
 def binary_crossentropy(random, dtype):
     for shape in (1,), (7, 1), (50, 3, 2), (0, 2):
@@ -350,6 +428,15 @@ def binary_crossentropy_backward(x, target, both, dy):
     dx /= np.multiply(p, not_p)
     dx *= dy
     np.copyto(dx, 0, where=np.not_equal(p, x))
+    return dx
+
+
+@binary_crossentropy_backward.cuda
+def binary_crossentropy_backward(x, target, both, dy):
+    if not cuda.is_plain(x, target):
+        return NotImplemented
+    dx = devices.array_module(x).empty_like(x)
+    _CUDA.elementwise("binary_crossentropy_backward", x, x, target, both, cuda.scalar(dy, x.dtype), dx)
     return dx
 
 
@@ -378,6 +465,14 @@ def squared_error(prediction, target):
 def squared_error(prediction, target):
     error = np.subtract(prediction, target)
     return np.vdot(error, error), error
+
+
+@squared_error.cuda
+def squared_error(prediction, target):
+    if not cuda.is_plain(prediction, target) or prediction.shape != target.shape:
+        return NotImplemented
+    error = devices.array_module(prediction).empty_like(prediction)
+    return _summed("squared_error", prediction, prediction, target, error), error
 
 
 @squared_error.samples

@@ -7,7 +7,7 @@ the passes find their block in cache, and sum by BLAS, which is faster than `sum
 
 import numpy as np
 
-from gpukeras.backend import devices, memory, threads
+from gpukeras.backend import blas, cuda, devices, memory, threads
 from gpukeras.kernels import blocks
 from gpukeras.kernels.kernel import kernel
 from gpukeras.kernels.linear import ones
@@ -21,12 +21,18 @@ __all__ = [
     "layer_norm_backward",
 ]
 
+_CUDA = cuda.Source("normalization")
+
 # Elements of batch normalization's blocks, which go to threads: long calls, or the threads wait for each other.
 # Measured on two threads for the moments of 32768 x 32: 3.5, 2.5, 1.5 and 1.1 ms with blocks of 2^15 to 2^18.
 _BATCH_BLOCK = 1 << 18
-# Elements that it has on a line at most. Lines of 32 took 70 microseconds where those of 512 took 40; lines of 1024,
+# Elements from which on all threads take part. Moments of 2^19 elements took 0.16 ms in one thread and 0.19 in two,
+# sums for the derivative 0.22 and 0.26; those of 2^20 0.31 and 0.27, 0.46 and 0.34.
+_THREADED = 3 << 18
+# Elements that it has on a line at most. With a vector for all lines NumPy passes over 2^18 elements in 38 microseconds
+# where they lie in lines of 512 to 4064, in 27 where lines are longer than half of its buffer of 8192. Lines of 1024,
 # 2048 and 4096, but not of 992 or 2080, took 300: then all arrays' lines start at the same place of a page.
-_LINE = 512
+_LINE = 4900
 # Elements below which all is one block of short lines.
 _SMALL = 1 << 14
 # Rows, at least, from which the moments' shift is taken.
@@ -57,22 +63,45 @@ def batch_moments(x):
     if not count:
         return batch_moments.reference(x)
     # A sample's mean is taken away first, which keeps the digits of small variances about large means.
-    sample = x[:: max(1, len(x) // _SAMPLE)]
+    sample = _sample(x)
     mean = _channel_sum(sample)
     mean *= 1.0 / (len(sample) * x.shape[2])
+    is_shifted = _is_far(mean, sample)
 
     def compute(i, sums, vectors, parts):
-        with memory.scratch(parts[0].shape, x.dtype) as centred:
-            np.subtract(parts[0], vectors[0], out=centred)
+        (part,) = parts
+        if not is_shifted:
+            sums[0] = _channel_sum(part, x.shape[1])
+            sums[1] = _channel_sum_of_products(part, part, x.shape[1])
+            return
+        with memory.scratch(part.shape, x.dtype) as centred:
+            np.subtract(part, vectors[0], out=centred)
             sums[0] = _channel_sum(centred, x.shape[1])
-            centred *= centred
-            sums[1] = _channel_sum(centred, x.shape[1])
+            sums[1] = _channel_sum_of_products(centred, centred, x.shape[1])
 
     rest, variance = _walk(compute, (mean,), (x,), 2)
     rest *= 1.0 / count
     variance *= 1.0 / count
     variance -= rest * rest
-    return mean + rest, variance
+    return mean + rest if is_shifted else rest, variance
+
+
+def _sample(x):
+    return x[:: max(1, len(x) // _SAMPLE)]
+
+
+def _is_far(mean, sample):
+    """Whether means are so far from zero, next to the deviations of a sample, that sums about zero lose digits."""
+    square = _channel_sum(sample * sample)
+    return bool((2.0 * len(sample) * sample.shape[2] * mean * mean > square).any())
+
+
+@batch_moments.cuda
+def batch_moments(x):
+    if x.shape[2] != 1 or not x.shape[0]:
+        return NotImplemented
+    moments = _CUDA.columns("batch_moments", x, *x.shape[:2], 2, x, join="moments_of_chunks", join_args=(x,))
+    return moments[0], moments[1]
 
 
 @batch_moments.samples
@@ -97,14 +126,25 @@ def batch_scale(x, mean, factor, offset, y):
 
 @batch_scale.cpu
 def batch_scale(x, mean, factor, offset, y):
+    # As x · factor + term it is one pass less. The term is made of the rounded factor, with more digits: the factor's
+    # error then counts for x - mean alone.
+    term = -mean.astype(np.float64) * factor
+    term = (term if offset is None else term + offset).astype(x.dtype)
+
     def compute(i, sums, vectors, parts):
         part, out = parts
-        np.subtract(part, vectors[0], out=out)
-        out *= vectors[1]
-        if offset is not None:
-            out += vectors[2]
+        np.multiply(part, vectors[0], out=out)
+        out += vectors[1]
 
-    _walk(compute, (mean, factor) if offset is None else (mean, factor, offset), (x, y))
+    _walk(compute, (factor, term), (x, y))
+    return y
+
+
+@batch_scale.cuda
+def batch_scale(x, mean, factor, offset, y):
+    if x.shape[2] != 1 or x.size > cuda.MAX_INDEX:
+        return NotImplemented
+    _CUDA.elementwise("batch_scale", x, x.shape[1], x, mean, factor, offset, y)
     return y
 
 
@@ -124,16 +164,33 @@ def batch_sums(x, mean, dy):
 
 @batch_sums.cpu
 def batch_sums(x, mean, dy):
+    if not x.size:
+        return batch_sums.reference(x, mean, dy)
+    sample = _sample(x)
+    is_shifted = _is_far(mean, sample)
+
     def compute(i, sums, vectors, parts):
         part, dpart = parts
         sums[0] = _channel_sum(dpart, x.shape[1])
-        with memory.scratch(part.shape, x.dtype) as products:
-            np.subtract(part, vectors[0], out=products)
-            products *= dpart
-            sums[1] = _channel_sum(products, x.shape[1])
+        if not is_shifted:
+            sums[1] = _channel_sum_of_products(part, dpart, x.shape[1])
+            return
+        with memory.scratch(part.shape, x.dtype) as centred:
+            np.subtract(part, vectors[0], out=centred)
+            sums[1] = _channel_sum_of_products(centred, dpart, x.shape[1])
 
     total, product = _walk(compute, (mean,), (x, dy), 2)
+    if not is_shifted:
+        product -= mean * total
     return total, product
+
+
+@batch_sums.cuda
+def batch_sums(x, mean, dy):
+    if x.shape[2] != 1:
+        return NotImplemented
+    sums = _CUDA.columns("batch_sums", x, *x.shape[:2], 2, x, mean, dy)
+    return sums[0], sums[1]
 
 
 @batch_sums.samples
@@ -157,16 +214,25 @@ def batch_scale_backward(x, mean, dy, factor, dy_mean, slope, dx):
 
 @batch_scale_backward.cpu
 def batch_scale_backward(x, mean, dy, factor, dy_mean, slope, dx):
+    term = (dy_mean - mean.astype(np.float64) * slope).astype(x.dtype)
+
     def compute(i, sums, vectors, parts):
-        mean, factor, dy_mean, slope = vectors
+        slope, term, factor = vectors
         part, dpart, out = parts
-        np.subtract(part, mean, out=out)
-        out *= slope
-        out += dy_mean
+        np.multiply(part, slope, out=out)
+        out += term
         np.subtract(dpart, out, out=out)
         out *= factor
 
-    _walk(compute, (mean, factor, dy_mean, slope), (x, dy, dx))
+    _walk(compute, (slope, term, factor), (x, dy, dx))
+    return dx
+
+
+@batch_scale_backward.cuda
+def batch_scale_backward(x, mean, dy, factor, dy_mean, slope, dx):
+    if x.shape[2] != 1 or x.size > cuda.MAX_INDEX:
+        return NotImplemented
+    _CUDA.elementwise("batch_scale_backward", x, x.shape[1], x, mean, dy, factor, dy_mean, slope, dx)
     return dx
 
 
@@ -233,6 +299,13 @@ def layer_norm(x, gamma, beta, z, y, epsilon, is_centred=True):
 
 
 _ROWS_SHAPES = (7, 5), (900, 80), (4100, 128), (3, 50000)
+
+
+@layer_norm.cuda
+def layer_norm(x, gamma, beta, z, y, epsilon, is_centred=True):
+    scale = devices.array_module(x).empty((len(x), 1), x.dtype)
+    _CUDA.rows("layer_norm", x, *x.shape, x, gamma, beta, epsilon, is_centred, z, y, scale)
+    return scale
 
 
 @layer_norm.samples
@@ -305,6 +378,16 @@ def layer_norm_backward(z, scale, gamma, dy, dx, needs_gamma, needs_beta, is_cen
     return tuple(sum(sums[start] for start in sorted(sums)) if sums else None for sums in (dgammas, dbetas))
 
 
+@layer_norm_backward.cuda
+def layer_norm_backward(z, scale, gamma, dy, dx, needs_gamma, needs_beta, is_centred=True):
+    dgamma = dbeta = None
+    if needs_gamma or needs_beta:
+        dgamma, dbeta = _CUDA.columns("layer_norm_sums", z, *z.shape, 2, z, dy)
+    if dx is not None:
+        _CUDA.rows("layer_norm_backward", z, *z.shape, z, scale, gamma, dy, is_centred, dx)
+    return dgamma if needs_gamma else None, dbeta if needs_beta else None
+
+
 @layer_norm_backward.samples
 def layer_norm_backward(random, dtype):
     for shape in _ROWS_SHAPES:
@@ -345,10 +428,12 @@ def _walk(compute, vectors, arrays, count_of_sums=0):
     def block(i):
         compute(i, sums[i], long_vectors, [view[cuts[i]] for view in views])
 
-    if count > 1:
+    if size >= _THREADED:
         threads.run(block, range(count), uses_blas=True)
-    elif count:
-        block(0)
+    else:
+        with blas.one_thread():
+            for i in range(count):
+                block(i)
     if rows:
         compute(count, sums[count], vectors, [a[outer - rows :] for a in arrays])
     return sums.sum(axis=0)
@@ -363,3 +448,12 @@ def _channel_sum(x, channels=None):
     x = x.reshape(len(x), -1) if x.ndim == 3 else x
     sums = np.dot(ones(len(x), x.dtype), x)
     return sums if channels in (None, len(sums)) else sums.reshape(-1, channels).sum(axis=0)
+
+
+def _channel_sum_of_products(x, y, channels):
+    """The sum of x · y of every channel, of arrays as `_channel_sum` takes them."""
+    if x.ndim == 3 and x.shape[2] > 1:
+        return np.einsum("ijk,ijk->ij", x, y).sum(axis=0)
+    x, y = (a[:, :, 0] if a.ndim == 3 else a for a in (x, y))
+    sums = np.einsum("ij,ij->j", x, y)
+    return sums if channels == len(sums) else sums.reshape(-1, channels).sum(axis=0)

@@ -12,7 +12,7 @@ for Adam, which has BLAS multiply and add in one pass.
 
 import numpy as np
 
-from gpukeras.backend import blas, devices, memory
+from gpukeras.backend import blas, cuda, devices, memory
 from gpukeras.kernels import blocks
 from gpukeras.kernels.kernel import kernel
 
@@ -35,6 +35,8 @@ __all__ = [
     "sum_of_squares",
     "update_where",
 ]
+
+_CUDA = cuda.Source("optimizer")
 
 _SIZE = blocks.THREADED + 77  # of the samples: several blocks, on threads
 
@@ -68,6 +70,11 @@ def _scalar(value, dtype):
     return devices.default_module().asarray(value, dtype=dtype)
 
 
+def _rate_and_step(param, learning_rate, step):
+    """Both where a CUDA kernel reads them, in the dtypes that it expects."""
+    return cuda.scalar(learning_rate, param.dtype), step.astype(np.int32, copy=False)
+
+
 @kernel
 def sgd(param, grad, learning_rate):
     """param ← param - learning_rate · grad."""
@@ -83,6 +90,11 @@ def sgd(param, grad, learning_rate):
         np.subtract(p, s, p)
 
     _in_blocks(update, 1, param, grad)
+
+
+@sgd.cuda
+def sgd(param, grad, learning_rate):
+    _CUDA.elementwise("sgd", param, grad, cuda.scalar(learning_rate, param.dtype), param)
 
 
 @sgd.samples
@@ -121,6 +133,12 @@ def sgd_momentum(param, grad, velocity, learning_rate, momentum, nesterov):
     _in_blocks(update, 2, param, grad, velocity)
 
 
+@sgd_momentum.cuda
+def sgd_momentum(param, grad, velocity, learning_rate, momentum, nesterov):
+    rate = cuda.scalar(learning_rate, param.dtype)
+    _CUDA.elementwise("sgd_momentum", param, grad, rate, momentum, nesterov, velocity, param)
+
+
 @sgd_momentum.samples
 def sgd_momentum(random, dtype):
     for nesterov in (False, True):
@@ -150,6 +168,11 @@ def adagrad(param, grad, accumulator, learning_rate, epsilon):
         np.subtract(p, t, p)
 
     _in_blocks(update, 2, param, grad, accumulator)
+
+
+@adagrad.cuda
+def adagrad(param, grad, accumulator, learning_rate, epsilon):
+    _CUDA.elementwise("adagrad", param, grad, cuda.scalar(learning_rate, param.dtype), epsilon, accumulator, param)
 
 
 @adagrad.samples
@@ -215,6 +238,12 @@ def rmsprop(param, grad, velocity, average, momenta, learning_rate, rho, momentu
     _in_blocks(update, 2, param, grad, velocity, average, momenta)
 
 
+@rmsprop.cuda
+def rmsprop(param, grad, velocity, average, momenta, learning_rate, rho, momentum, epsilon):
+    settings = cuda.scalar(learning_rate, param.dtype), rho, 1 - rho, momentum, epsilon
+    _CUDA.elementwise("rmsprop", param, grad, *settings, velocity, average, momenta, param)
+
+
 @rmsprop.samples
 def rmsprop(random, dtype):
     for average, momenta in ((None, None), ("any", None), (None, "any"), ("any", "any")):
@@ -265,6 +294,12 @@ def adam(param, grad, momenta, velocity, velocity_hat, step, learning_rate, beta
     _in_blocks(update, 1, param, grad, momenta, velocity, velocity_hat)
 
 
+@adam.cuda
+def adam(param, grad, momenta, velocity, velocity_hat, step, learning_rate, beta_1, beta_2, epsilon):
+    settings = *_rate_and_step(param, learning_rate, step), beta_1, 1 - beta_1, beta_2, 1 - beta_2, epsilon
+    _CUDA.elementwise("adam", param, grad, *settings, momenta, velocity, velocity_hat, param)
+
+
 @adam.samples
 def adam(random, dtype):
     for hat in (None, "positive"):
@@ -292,6 +327,12 @@ def adamax(param, grad, momenta, norm, step, learning_rate, beta_1, beta_2, epsi
 @adamax.cpu
 def adamax(param, grad, momenta, norm, *settings):
     _in_blocks(lambda *arrays: adamax.reference(*arrays, *settings), 0, param, grad, momenta, norm)
+
+
+@adamax.cuda
+def adamax(param, grad, momenta, norm, step, learning_rate, beta_1, beta_2, epsilon):
+    settings = *_rate_and_step(param, learning_rate, step), beta_1, 1 - beta_1, beta_2, epsilon
+    _CUDA.elementwise("adamax", param, grad, *settings, momenta, norm, param)
 
 
 @adamax.samples
@@ -325,6 +366,13 @@ def nadam(param, grad, momenta, velocity, *settings):
     _in_blocks(lambda *arrays: nadam.reference(*arrays, *settings), 0, param, grad, momenta, velocity)
 
 
+@nadam.cuda
+def nadam(param, grad, momenta, velocity, product, step, learning_rate, beta_1, beta_2, epsilon):
+    scalars = *_rate_and_step(param, learning_rate, step), cuda.scalar(product, param.dtype)
+    settings = beta_1, 1 - beta_1, beta_2, 1 - beta_2, epsilon
+    _CUDA.elementwise("nadam", param, grad, *scalars, *settings, momenta, velocity, param)
+
+
 @nadam.samples
 def nadam(random, dtype):
     for arrays in _samples(random, dtype, "any", "positive"):
@@ -353,6 +401,12 @@ def adadelta(param, grad, grad_squares, delta_squares, learning_rate, rho, epsil
 @adadelta.cpu
 def adadelta(param, grad, grad_squares, delta_squares, *settings):
     _in_blocks(lambda *arrays: adadelta.reference(*arrays, *settings), 0, param, grad, grad_squares, delta_squares)
+
+
+@adadelta.cuda
+def adadelta(param, grad, grad_squares, delta_squares, learning_rate, rho, epsilon):
+    settings = cuda.scalar(learning_rate, param.dtype), rho, 1 - rho, epsilon
+    _CUDA.elementwise("adadelta", param, grad, *settings, grad_squares, delta_squares, param)
 
 
 @adadelta.samples
@@ -386,6 +440,12 @@ def ftrl(param, grad, accumulator, linear, *settings):
     _in_blocks(lambda *arrays: ftrl.reference(*arrays, *settings), 0, param, grad, accumulator, linear)
 
 
+@ftrl.cuda
+def ftrl(param, grad, accumulator, linear, learning_rate, *settings):
+    rate = cuda.scalar(learning_rate, param.dtype)
+    _CUDA.elementwise("ftrl", param, grad, rate, *settings, accumulator, linear, param)
+
+
 @ftrl.samples
 def ftrl(random, dtype):
     for settings in ((-0.5, 0.0, 0.0, 0.0, 0.0), (-0.7, 0.1, 0.2, 0.3, 0.4)):
@@ -409,6 +469,12 @@ def lion(param, grad, momenta, learning_rate, beta_1, beta_2):
 @lion.cpu
 def lion(param, grad, momenta, *settings):
     _in_blocks(lambda *arrays: lion.reference(*arrays, *settings), 0, param, grad, momenta)
+
+
+@lion.cuda
+def lion(param, grad, momenta, learning_rate, beta_1, beta_2):
+    settings = cuda.scalar(learning_rate, param.dtype), beta_1, 1 - beta_1, beta_2, 1 - beta_2
+    _CUDA.elementwise("lion", param, grad, *settings, momenta, param)
 
 
 @lion.samples
@@ -436,6 +502,16 @@ def lamb(param, grad, momenta, velocity, step, learning_rate, beta_1, beta_2, ep
     param -= update * (ratio * learning_rate).astype(param.dtype)
 
 
+@lamb.cuda
+def lamb(param, grad, momenta, velocity, step, learning_rate, beta_1, beta_2, epsilon):
+    xp, wide = devices.array_module(param), cuda.wide_dtype(param.dtype)
+    update, parts = xp.empty_like(param), xp.empty((2, cuda.grid_of(param)), wide)
+    rate, step = _rate_and_step(param, learning_rate, step)
+    settings = step, beta_1, 1 - beta_1, beta_2, 1 - beta_2, epsilon
+    _CUDA.elementwise("lamb_update", param, param, grad, *settings, momenta, velocity, update, parts)
+    _CUDA.elementwise("lamb_step", param, update, _CUDA.total(parts, param), rate, param)
+
+
 @lamb.samples
 def lamb(random, dtype):
     for arrays in _samples(random, dtype, "any", "positive"):
@@ -460,6 +536,13 @@ def sum_of_squares(x):
     return np.dot(x, x)  # one pass; sums in another order than the reference
 
 
+@sum_of_squares.cuda
+def sum_of_squares(x):
+    parts = devices.array_module(x).empty((1, cuda.grid_of(x)), cuda.wide_dtype(x.dtype))
+    _CUDA.elementwise("squares_of_blocks", x, x, parts)
+    return _CUDA.total(parts, x).reshape(())
+
+
 @sum_of_squares.samples
 def sum_of_squares(random, dtype):
     yield (random((5,), dtype),)
@@ -472,6 +555,11 @@ def scale_by_norm(x, norm):
     xp = devices.array_module(x)
     length = xp.sqrt(sum_of_squares(x))
     x *= (norm / xp.maximum(length, norm)).astype(x.dtype)
+
+
+@scale_by_norm.cuda
+def scale_by_norm(x, norm):
+    _CUDA.elementwise("scale_by_norm", x, sum_of_squares(x), norm, x)
 
 
 @scale_by_norm.samples
@@ -495,6 +583,11 @@ def decay(param, rate):
         np.subtract(p, s, p)
 
     _in_blocks(update, 1, param)
+
+
+@decay.cuda
+def decay(param, rate):
+    _CUDA.elementwise("decay", param, cuda.scalar(rate, param.dtype), param)
 
 
 @decay.samples
@@ -522,6 +615,11 @@ def moving_average(average, x, momentum):
     _in_blocks(update, 1, average, x)
 
 
+@moving_average.cuda
+def moving_average(average, x, momentum):
+    _CUDA.elementwise("moving_average", average, x, cuda.scalar(momentum, average.dtype), average)
+
+
 @moving_average.samples
 def moving_average(random, dtype):
     for average, x in _samples(random, dtype):
@@ -539,6 +637,11 @@ def copy_where(target, source, condition):
 def copy_where(target, source, condition):
     if condition:
         target[...] = source
+
+
+@copy_where.cuda
+def copy_where(target, source, condition):
+    _CUDA.elementwise("copy_where", target, source, condition, target)
 
 
 @copy_where.samples

@@ -9,11 +9,13 @@ import math
 
 import numpy as np
 
-from gpukeras.backend import devices, memory, threads
+from gpukeras.backend import cuda, devices, memory, threads
 from gpukeras.kernels.kernel import kernel
 from gpukeras.kernels.windows import windows_of
 
 __all__ = ["average_pool", "average_pool_gradient", "max_pool", "max_pool_gradient"]
+
+_CUDA = cuda.Source("pooling")
 
 # On the CPU a few images at a time go through all passes, so that the later ones find them in cache: so many elements
 # of x in one thread, and so many from which on all threads take part. Measured for 2x2 windows: 64x26x26x32 forward
@@ -53,6 +55,11 @@ def max_pool(x, windows):
 
     _for_blocks(compute, x)
     return y
+
+
+@max_pool.cuda
+def max_pool(x, windows):
+    return _pooled_on_gpu("max_pool", x, windows)
 
 
 @max_pool.samples
@@ -106,6 +113,15 @@ def _add_chosen(dy, is_chosen, dx, is_first):
         dx += dy * is_chosen
 
 
+@max_pool_gradient.cuda
+def max_pool_gradient(dy, x, y, windows):
+    dx = devices.array_module(x).empty_like(x)
+    if not cuda.has_places(windows, x, y):
+        return NotImplemented
+    _CUDA.places("max_pool_gradient", dx, x.shape[-1], windows, dy, x, y, dx)
+    return dx
+
+
 @max_pool_gradient.samples
 def max_pool_gradient(random, dtype):
     for x, windows in _samples(random, dtype):
@@ -138,6 +154,11 @@ def average_pool(x, windows):
 
     _for_blocks(compute, x)
     return y
+
+
+@average_pool.cuda
+def average_pool(x, windows):
+    return _pooled_on_gpu("average_pool", x, windows)
 
 
 @average_pool.samples
@@ -173,10 +194,27 @@ def average_pool_gradient(dy, windows):
     return dx
 
 
+@average_pool_gradient.cuda
+def average_pool_gradient(dy, windows):
+    dx = devices.array_module(dy).empty((dy.shape[0], *windows.space, dy.shape[-1]), dy.dtype)
+    if not cuda.has_places(windows, dy, dx):
+        return NotImplemented
+    _CUDA.places("average_pool_gradient", dx, dy.shape[-1], windows, dy, dx)
+    return dx
+
+
 @average_pool_gradient.samples
 def average_pool_gradient(random, dtype):
     for x, windows in _samples(random, dtype):
         yield random((x.shape[0], *windows.grid, x.shape[-1]), dtype), windows
+
+
+def _pooled_on_gpu(name, x, windows):
+    y = devices.array_module(x).empty((x.shape[0], *windows.grid, x.shape[-1]), x.dtype)
+    if not cuda.has_places(windows, x, y):
+        return NotImplemented
+    _CUDA.places(name, y, x.shape[-1], windows, x, y)
+    return y
 
 
 def _for_blocks(compute, x):

@@ -4,12 +4,13 @@ What the walks have in common:
 
 - Arrays run (time, batch, ...); `gates` begin with one axis more, of slots (slots, time, batch, units), so that
   what a step reads and writes lies in few long pieces.
-- The caller has put the input's part of the pre-activations into the gates' first slots; the walk adds the state's part
-  and leaves the gates there. Pre-activations of sigmoid gates arrive negated, ``σ(z) = 1 / (1 + exp(-z))``: the signs
-  are in the weights.
+- `fill` is a function of a slice of steps, or None: it puts the input's part of their pre-activations into the gates'
+  first slots, where they are already without it. The walk adds the state's part and leaves the gates there.
+- Pre-activations of sigmoid gates arrive halved, ``σ(z) = ½ tanh(½ z) + ½``: the halves are in the weights. NumPy's
+  tanh takes half the time of its exp, all gates share one call, and nothing overflows.
 - h (time + 1, batch, units) holds the state before each step and after the last; h[0] is given.
 - kernel multiplies the state: forwards one matrix per gate (gates, units, units), in the order of the slots and
-  signed as above; backwards the whole matrix (units, gates · units) as the layer has it.
+  halved as above; backwards the whole matrix (units, gates · units) as the layer has it.
 - dropout (gates, batch, units) are masks by which each gate's view of the state is multiplied, or None; in the
   kernel's order.
 - keep (time, batch, 1) is False where a step is masked, or None: there the new state is the old one, and its
@@ -19,24 +20,27 @@ What the walks have in common:
 - Backwards, `sums` are functions of a slice of steps. Each is called for runs of steps of which dz is complete; the
   walk returns for each the sum of what it returned, or None. So come the weights' gradients, and dx.
 
-On the CPU a step is counted in NumPy calls: forwards 10 for the LSTM and 12 for the GRU; backwards all that does not
+On the CPU a step is counted in NumPy calls: forwards 9 for the LSTM and 12 for the GRU; backwards all that does not
 depend on the running gradient is computed for several steps at once, and a step is left with 5. Two cores find work:
 
-- Forwards, where a step is long enough, two threads walk through time, each with half of the sequences. Measured with
-  an LSTM, 64 sequences of 100 steps, 128 units: 17 ms, in one block 22, with or without BLAS's threads. More blocks
-  are slower, 27 ms with four: between short calls the threads wait for the interpreter's lock.
-- Backwards, one thread walks, and the others compute the sums a run of steps behind it, in long calls that hardly need
-  the lock: 27 ms for the same LSTM with all its gradients, 31 when two threads walk first and multiply then. A GRU, 256
-  sequences of 120 steps, 32 units: 15 ms and 24.
+- Forwards, where a step is long, one thread walks, and another computes the input's part a run of steps before it, in
+  long calls that hardly need the interpreter's lock. Measured with an LSTM, 64 sequences of 100 steps, 128 units, with
+  the input's part: 8.7 ms; 9.4 when BLAS's threads share the products of a step; 12.2 when two threads walk, each with
+  half of the sequences, for between short calls they wait for the lock.
+- Where a step is very long, two threads do walk with half of the sequences each: 128 sequences of 50 steps, 128 units
+  took 7.1 ms that way and 8.1 the other, 256 units 26.9 and 29.9.
+- Backwards, one thread walks, and the others compute the sums a run of steps behind it, and ahead of it what does not
+  depend on the running gradient: 12.5 ms for the smaller LSTM with all its gradients, of which 8.7 are the walk's and
+  14.4 the sums'. A GRU, 256 sequences of 120 steps, 32 units: 5.9 ms, and 9.5 in one thread.
 """
 
-import collections
+import itertools
 import threading
 from typing import Any
 
 import numpy as np
 
-from gpukeras.backend import blas, devices, threads
+from gpukeras.backend import blas, cuda, devices, threads
 from gpukeras.kernels.kernel import kernel
 
 __all__ = [
@@ -51,6 +55,8 @@ __all__ = [
     "simple_rnn_forward",
 ]
 
+_CUDA = cuda.Source("recurrent")
+
 
 def by_gate(matrix, gates):
     """(n, gates · units) seen as (gates, n, units)."""
@@ -60,9 +66,14 @@ def by_gate(matrix, gates):
 # --- What the references share -------------------------------------------------------------------------------------
 
 
-def _sigmoid_of_negated(z):
-    """1 / (1 + exp(z)); as ½ - ½ tanh(½ z) it does not overflow."""
-    return 0.5 - 0.5 * devices.array_module(z).tanh(0.5 * z)
+def _sigmoid_of_halved(z):
+    """1 / (1 + exp(-2 z))."""
+    return 0.5 * devices.array_module(z).tanh(z) + 0.5
+
+
+def _fill_all(fill, gates):
+    if fill is not None:
+        fill(slice(0, gates.shape[1]))
 
 
 def _state_product(h, kernel, dropout):
@@ -89,72 +100,200 @@ def _step_back(t, dz, direct, dh, kernel, dropout, keep, first=0, last=None):
     dh[...] = _where_kept(keep, t, direct + _state_gradient(dz[:, first:last], kernel, dropout), dh)
 
 
+# --- What the forms for the GPU share --------------------------------------------------------------------------------
+
+
+def _in_one_piece(array):
+    """The array, if there is one, C-contiguous."""
+    return None if array is None else devices.array_module(array).ascontiguousarray(array)
+
+
+def _product(h, kernel, dropout):
+    """`_state_product` in the dtype of h, which NumPy's products of bfloat16 do not have."""
+    return _state_product(h, kernel, dropout).astype(h.dtype, copy=False)
+
+
+def _walk_back(step, direct, dz, dh, keep, sums):
+    """Call ``through = step(t, *running)`` for all steps, the last one first, and complete dh after it.
+
+    A step's CUDA kernel takes `running` after the number of elements: units, t, time, keep, through, direct. With the
+    last two it makes dh from what the step that was called before has left (`completed` in recurrent.cu).
+    """
+    through, time, units = None, len(dz), dh.shape[1]
+    for t in reversed(range(time)):
+        through = step(t, units, t, time, keep, through, direct).astype(dh.dtype, copy=False)
+    if through is not None:
+        _CUDA.singly("last_gradient", dh, units, time, keep, through, direct, dh)
+    return _whole(sums, time)
+
+
 # --- What the forms for the CPU share ------------------------------------------------------------------------------
 
-# Multiply-adds of one step, from which on two threads walk forwards: with fewer its calls are too short.
+# Multiply-adds of one step, from which on forwards one thread fills and another walks, and from which on two walk. One
+# thread, one ahead of the other, and both walking: LSTM of 128 units, 32 sequences 5.5, 6.3, 8.0 ms; 48 sequences 7.6,
+# 6.8, 7.3; 96 sequences (of half the length) 7.1, 6.3, 5.6.
 _THREADED = 3 << 20
+_HALVED = 6 << 20
 _FEW_STEPS = 4  # are not worth the 0.1 ms that handing them out costs
+# The gates are filled in so many runs of steps at most, with so many rows at least: the walk waits for the first one.
+_FILLED_RUNS = 20
+_FILLED_ROWS = 256
 # Multiply-adds of a walk backwards, from which on its sums are shared out, in so many runs of steps at most, with so
 # many rows at least: for fewer a product would be mostly the copies that BLAS makes of its factors.
 _SHARED = 1 << 24
 _RUNS = 8
 _RUN_ROWS = 256
-_FACTORS = 16384  # numbers in each slot of the factors that are computed at once: together 400 KB of float32
+_ROOMS = 3  # for the factors of so many runs
+_FACTORS = 16384  # numbers in each slot of the factors that a walk computes at once: together 400 KB of float32
 
 
-def _forwards(walk, gates, time, batch, units):
-    """Call ``walk(rows)`` for the slices of the batch that are walked by one thread each."""
-    half = -(-batch // 2)
-    if gates * batch * units * units < _THREADED:
-        with blas.one_thread():  # BLAS's own would gain nothing either, and lose much where the cores are busy
-            walk(slice(0, batch))
-    elif batch == 1 or time < _FEW_STEPS:
-        walk(slice(0, batch))
-    else:
-        threads.run(walk, [slice(0, half), slice(half, batch)], uses_blas=True)
+def _forwards(walk, count, gates, fill):
+    """Call ``walk(rows, runs)`` for slices of the batch, and `fill` for all steps.
+
+    The runs are ranges that make up all steps; a run may be walked as soon as the iterator has given it.
+
+    Args:
+        count: How many matrices the state is multiplied by.
+    """
+    _, time, batch, units = gates.shape
+    size = count * batch * units * units
+    is_short = batch < 2 or time < _FEW_STEPS
+    if is_short or size < _THREADED or size >= _HALVED or fill is None:
+        _fill_all(fill, gates)
+        if is_short and size >= _THREADED:
+            walk(slice(0, batch), [range(time)])
+        elif size < _HALVED:
+            with blas.one_thread():  # BLAS's own would gain nothing, and lose much where the cores are busy
+                walk(slice(0, batch), [range(time)])
+        else:
+            halves = slice(0, batch // 2), slice(batch // 2, batch)
+            threads.run(lambda rows: walk(rows, [range(time)]), halves, uses_blas=True)
+        return
+    length = max(-(-time // _FILLED_RUNS), -(-_FILLED_ROWS // batch))
+    runs = [(range(start, min(start + length, time)), threading.Event()) for start in range(0, time, length)]
+
+    def fill_all():
+        try:
+            for steps, is_filled in runs:
+                fill(slice(steps.start, steps.stop))
+                is_filled.set()
+        finally:
+            for _, is_filled in runs:
+                is_filled.set()  # whatever happens, nobody waits for ever
+
+    def filled():
+        for steps, is_filled in runs:
+            is_filled.wait()
+            yield steps
+
+    # Nobody takes the walk before somebody has taken what it waits for.
+    threads.run(lambda do: do(), [fill_all, lambda: walk(slice(0, batch), filled())], uses_blas=True)
 
 
-def _backwards(walk, dz, units, sums):
-    """Call ``walk(reached)`` and the sums' functions; by ``reached(t)`` the walk reports that dz is complete from t on.
+def _backwards(walk, dz, units, sums, slots, prepare, split):
+    """Call ``walk(runs)`` and the sums' functions.
+
+    The runs make up all steps, last ones first: ``(start, stop, views)``, where views are what `split` makes of the
+    room with the run's factors. When the walk asks for the next run, dz must be complete from start on.
 
     The walk is the first item for the threads, and all others wait for it: nobody takes one of them before somebody
-    has taken the walk.
+    has taken the walk. Factors are prepared by whoever comes first, the walk or another thread.
+
+    Args:
+        slots: How many factors there are per step and unit.
+        prepare: Function of a slice of steps and of room for their factors (slots, steps, batch, units), to be filled.
+        split: Function of all the room of a run.
     """
     time, batch, columns = dz.shape
     if time * batch * columns * units < _SHARED or not sums:
+        length = max(1, min(time, _FACTORS // max(1, batch * units)))
+        room = np.empty((slots, length, batch, units), dz.dtype)
         with blas.one_thread():
-            walk(lambda t: None)
+            walk(_runs_in_turn(time, room, prepare, split(room)))
             return _whole(sums, time)
     length = max(-(-time // _RUNS), -(-_RUN_ROWS // batch))
-    runs = [(slice(max(0, stop - length), stop), threading.Event()) for stop in range(time, 0, -length)]
-    ahead = collections.deque(runs)
+    runs = _SharedRuns(time, np.empty((_ROOMS, slots, length, batch, units), dz.dtype), prepare, split)
     totals = [_Sum() for _ in sums]
-
-    def reached(t):
-        while ahead and ahead[0][0].start >= t:
-            ahead.popleft()[1].set()
 
     def walk_all():
         try:
-            walk(reached)
+            walk(runs)
         finally:
-            reached(0)  # whatever happens, nobody waits for ever
+            runs.end()  # whatever happens, nobody waits for ever
 
-    def add(place, run, total, function):
+    def add(place, total, function):
         def work():
-            steps, is_complete = run
-            is_complete.wait()
+            run = runs.runs[place]
+            run.is_complete.wait()
             term = None
             try:
-                term = function(steps)
+                term = function(run.steps)
             finally:
                 total.add(place, term)  # whatever happens: the terms after this one wait for it
 
         return work
 
-    work = [add(k, run, total, f) for k, run in enumerate(runs) for total, f in zip(totals, sums, strict=True)]
+    def prepare_ahead(place):
+        return lambda: runs.prepare(place)
+
+    # A run's factors are prepared when its room is free: when the run before the last that used it is complete.
+    work = [prepare_ahead(place) for place in range(1, min(_ROOMS, len(runs.runs)))]
+    for place in range(len(runs.runs)):
+        work += [add(place, total, function) for total, function in zip(totals, sums, strict=True)]
+        if place + _ROOMS < len(runs.runs):
+            work.append(prepare_ahead(place + _ROOMS))
     threads.run(lambda do: do(), [walk_all, *work], uses_blas=True)
     return tuple(total.value for total in totals)
+
+
+def _runs_in_turn(time, room, prepare, views):
+    """The runs of a walk that prepares its factors itself."""
+    length = room.shape[1]
+    for stop in range(time, 0, -length):
+        start = max(0, stop - length)
+        prepare(slice(start, stop), room[:, : stop - start])
+        yield start, stop, views
+
+
+class _SharedRuns:
+    """The runs of a walk whose factors others may prepare, and who may use what it has completed."""
+
+    def __init__(self, time, rooms, prepare, split):
+        length = rooms.shape[2]
+        self.runs = [_Run(slice(max(0, stop - length), stop)) for stop in range(time, 0, -length)]
+        self.rooms, self.views = rooms, [split(room) for room in rooms]
+        self.function = prepare
+
+    def prepare(self, place):
+        """Prepare a run's factors, unless somebody has begun to."""
+        run = self.runs[place]
+        if not run.claim.acquire(blocking=False):
+            return
+        try:
+            if place >= _ROOMS:
+                self.runs[place - _ROOMS].is_complete.wait()
+            steps = run.steps
+            self.function(steps, self.rooms[place % _ROOMS][:, : steps.stop - steps.start])
+        finally:
+            run.is_prepared.set()
+
+    def __iter__(self):
+        for place, run in enumerate(self.runs):
+            self.prepare(place)
+            run.is_prepared.wait()
+            yield run.steps.start, run.steps.stop, self.views[place % _ROOMS]
+            run.is_complete.set()
+
+    def end(self):
+        for run in self.runs:
+            run.is_complete.set()
+
+
+class _Run:
+    def __init__(self, steps):
+        self.steps = steps
+        self.claim = threading.Lock()
+        self.is_prepared, self.is_complete = threading.Event(), threading.Event()
 
 
 def _whole(sums, time):
@@ -201,10 +340,10 @@ def _forward_product(kernel, dropout, rows, h) -> tuple[Any, Any]:
 def _backward_product(kernel, dropout, out):
     """A function that makes of the gradient of pre-activations (batch, columns) that of the state, in `out`."""
     if dropout is None:
-        transposed = kernel.T
+        transposed = np.ascontiguousarray(kernel.T)  # at every step BLAS would take half of the product's time for it
         return lambda dz: np.dot(dz, transposed, out=out)
     gates = len(dropout)
-    matrices = by_gate(kernel, gates).swapaxes(1, 2)
+    matrices = np.ascontiguousarray(by_gate(kernel, gates).swapaxes(1, 2))
     parts = np.empty((gates, *out.shape), out.dtype)
 
     def gradient(dz):
@@ -215,49 +354,46 @@ def _backward_product(kernel, dropout, out):
     return gradient
 
 
-def _runs_of_factors(time, slots, like):
-    """Room for factors (slots, steps, ...), and the ``(start, stop)`` of the runs of steps for which it serves."""
-    length = max(1, min(time, _FACTORS // max(1, like.size)))
-    runs = [(max(0, stop - length), stop) for stop in range(time, 0, -length)]
-    return np.empty((slots, length, *like.shape), like.dtype), runs
-
-
 def _numbers(keep, dtype) -> tuple[Any, Any]:
     """1 where a step is kept, and 1 where it is left out; None each without a mask."""
     return (None, None) if keep is None else (keep.astype(dtype), (~keep).astype(dtype))
-
-
-# exp overflows to inf, of which the sigmoid is 0 as it should be.
-_quiet: Any = {"over": "ignore", "under": "ignore"}
 
 
 # --- Elman network -------------------------------------------------------------------------------------------------
 
 
 @kernel
-def simple_rnn_forward(gates, h, kernel, dropout, keep):
+def simple_rnn_forward(gates, h, kernel, dropout, keep, fill=None):
     """h_{t+1} ← tanh(z_t + h_t · kernel), with z in the one slot of the gates."""
+    _fill_all(fill, gates)
     for t in range(gates.shape[1]):
         z = gates[0, t] + _state_product(h[t], kernel, dropout)[0]
         h[t + 1] = _where_kept(keep, t, devices.array_module(z).tanh(z), h[t])
 
 
 @simple_rnn_forward.cpu
-def simple_rnn_forward(gates, h, kernel, dropout, keep):
-    _, time, batch, units = gates.shape
-
-    def walk(rows):
+def simple_rnn_forward(gates, h, kernel, dropout, keep, fill=None):
+    def walk(rows, runs):
         z, hs = list(gates[0, :, rows]), list(h[:, rows])
         (recurrent,), multiply = _forward_product(kernel, dropout, rows, hs[0])
         masked = None if keep is None else ~keep[:, rows]
-        for t in range(time):
+        for t in itertools.chain.from_iterable(runs):
             multiply(hs[t])
             np.add(recurrent, z[t], out=recurrent)
             np.tanh(recurrent, out=hs[t + 1])
             if masked is not None:
                 np.copyto(hs[t + 1], hs[t], where=masked[t])
 
-    _forwards(walk, 1, time, batch, units)
+    _forwards(walk, 1, gates, fill)
+
+
+@simple_rnn_forward.cuda(strided=("kernel", "dropout", "keep"))
+def simple_rnn_forward(gates, h, kernel, dropout, keep, fill=None):
+    _fill_all(fill, gates)
+    _, time, _, units = gates.shape
+    keep = _in_one_piece(keep)
+    for t in range(time):
+        _CUDA.singly("simple_rnn_step", h[t], units, t, time, _product(h[t], kernel, dropout), keep, gates, h)
 
 
 @simple_rnn_forward.samples
@@ -282,15 +418,16 @@ def simple_rnn_backward(dz, dy, dh, h, kernel, dropout, keep, sums=()):
     kept, passes = _numbers(keep, dz.dtype)
     one = np.array(1, dz.dtype)
 
-    def walk(reached):
+    def prepare(steps, factors):
+        (slope,), after = factors, h[1:][steps]
+        np.multiply(after, after, out=slope)
+        np.subtract(one, slope, out=slope)
+        if kept is not None:
+            slope *= kept[steps]
+
+    def walk(runs):
         multiply, passed = _backward_product(kernel, dropout, dh), np.empty_like(dh)
-        (slopes,), runs = _runs_of_factors(len(dz), 1, dh)
-        for start, stop in runs:
-            slope, after = slopes[: stop - start], h[start + 1 : stop + 1]
-            np.multiply(after, after, out=slope)
-            np.subtract(one, slope, out=slope)
-            if kept is not None:
-                slope *= kept[start:stop]
+        for start, stop, slopes in runs:
             for t in range(stop - 1, start - 1, -1):
                 out = dz[t]
                 if dy is not None:
@@ -301,9 +438,19 @@ def simple_rnn_backward(dz, dy, dh, h, kernel, dropout, keep, sums=()):
                 multiply(out)
                 if passes is not None:
                     np.add(dh, passed, out=dh)
-            reached(start)
 
-    return _backwards(walk, dz, dh.shape[1], sums)
+    return _backwards(walk, dz, dh.shape[1], sums, 1, prepare, lambda room: list(room[0]))
+
+
+@simple_rnn_backward.cuda(strided=("kernel", "dropout", "keep", "dy"))
+def simple_rnn_backward(dz, dy, dh, h, kernel, dropout, keep, sums=()):
+    dy, keep = _in_one_piece(dy), _in_one_piece(keep)
+
+    def step(t, *running):
+        _CUDA.singly("simple_rnn_step_back", dh, *running, dy, h, dh, dz)
+        return _state_gradient(dz[t], kernel, dropout)
+
+    return _walk_back(step, None, dz, dh, keep, sums)
 
 
 @simple_rnn_backward.samples
@@ -318,16 +465,17 @@ def simple_rnn_backward(random, dtype):
 
 
 @kernel
-def lstm_forward(gates, h, c, kernel, dropout, keep):
+def lstm_forward(gates, h, c, kernel, dropout, keep, fill=None):
     """The gates i, f, o and g; then c ← f c + i g and h ← o tanh(c).
 
     Slots of the gates: i, f, o, g, the c before the step, tanh of the c after it. c (batch, units) comes as the first
     and ends as the last.
     """
     xp = devices.array_module(gates)
+    _fill_all(fill, gates)
     for t in range(gates.shape[1]):
         z = gates[:4, t] + _state_product(h[t], kernel, dropout)
-        (i, f, o), g = _sigmoid_of_negated(z[:3]), xp.tanh(z[3])
+        (i, f, o), g = _sigmoid_of_halved(z[:3]), xp.tanh(z[3])
         after = f * c + i * g
         tanh_c = xp.tanh(after)
         for slot, value in enumerate((i, f, o, g, c, tanh_c)):
@@ -337,39 +485,44 @@ def lstm_forward(gates, h, c, kernel, dropout, keep):
 
 
 @lstm_forward.cpu
-def lstm_forward(gates, h, c, kernel, dropout, keep):
-    _, time, batch, units = gates.shape
-    one = np.array(1, gates.dtype)
+def lstm_forward(gates, h, c, kernel, dropout, keep, fill=None):
+    half = np.array(0.5, gates.dtype)
 
-    def walk(rows):
+    def walk(rows, runs):
         block, hs = gates[:, :, rows], list(h[:, rows])
         z, i_f_o, i_f, g_c = _steps(block[:4]), _steps(block[:3]), _steps(block[:2]), _steps(block[3:5])
-        o, g, tanh_c = list(block[2]), list(block[3]), list(block[5])
+        o, tanh_c = list(block[2]), list(block[5])
         cs = [*block[4], c[rows]]  # before each step and after the last
         cs[0][...] = cs[-1]
         recurrent, multiply = _forward_product(kernel, dropout, rows, hs[0])
-        z_sigmoids, z_g = recurrent[:3], recurrent[3]
         both = np.empty((2, *hs[0].shape), h.dtype)
         i_g, f_c = both
         masked = None if keep is None else ~keep[:, rows]
-        with np.errstate(**_quiet):
-            for t in range(time):
-                sigmoids, after = i_f_o[t], cs[t + 1]
-                multiply(hs[t])
-                np.add(recurrent, z[t], out=recurrent)
-                np.exp(z_sigmoids, out=sigmoids)
-                np.add(sigmoids, one, out=sigmoids)
-                np.divide(one, sigmoids, out=sigmoids)
-                np.tanh(z_g, out=g[t])
-                np.multiply(i_f[t], g_c[t], out=both)
-                np.add(i_g, f_c, out=after)
-                np.tanh(after, out=tanh_c[t])
-                np.multiply(o[t], tanh_c[t], out=hs[t + 1])
-                if masked is not None:
-                    np.copyto(hs[t + 1], hs[t], where=masked[t])
-                    np.copyto(after, cs[t], where=masked[t])
+        for t in itertools.chain.from_iterable(runs):
+            sigmoids, after = i_f_o[t], cs[t + 1]
+            multiply(hs[t])
+            np.add(recurrent, z[t], out=recurrent)
+            np.tanh(recurrent, out=z[t])
+            np.multiply(sigmoids, half, out=sigmoids)
+            np.add(sigmoids, half, out=sigmoids)
+            np.multiply(i_f[t], g_c[t], out=both)
+            np.add(i_g, f_c, out=after)
+            np.tanh(after, out=tanh_c[t])
+            np.multiply(o[t], tanh_c[t], out=hs[t + 1])
+            if masked is not None:
+                np.copyto(hs[t + 1], hs[t], where=masked[t])
+                np.copyto(after, cs[t], where=masked[t])
 
-    _forwards(walk, 4, time, batch, units)
+    _forwards(walk, 4, gates, fill)
+
+
+@lstm_forward.cuda(strided=("kernel", "dropout", "keep"))
+def lstm_forward(gates, h, c, kernel, dropout, keep, fill=None):
+    _fill_all(fill, gates)
+    _, time, _, units = gates.shape
+    keep = _in_one_piece(keep)
+    for t in range(time):
+        _CUDA.singly("lstm_step", c, units, t, time, _product(h[t], kernel, dropout), keep, gates, h, c)
 
 
 @lstm_forward.samples
@@ -403,20 +556,19 @@ def lstm_backward(dz, dy, dh, dc, gates, kernel, dropout, keep, sums=()):
 def lstm_backward(dz, dy, dh, dc, gates, kernel, dropout, keep, sums=()):
     kept, passes = _numbers(keep, dz.dtype)
 
-    def walk(reached):
+    def prepare(steps, factors):
+        _lstm_factors(gates[:, steps], factors)
+        if kept is not None and passes is not None:
+            factors *= kept[steps]
+            factors[0] += passes[steps]
+
+    def walk(runs):
         multiply, passed, dc_now = _backward_product(kernel, dropout, dh), np.empty_like(dh), np.empty_like(dc)
-        factors, runs = _runs_of_factors(len(dz), 6, dh)
-        of_dc, of_dh = _steps(factors[:4]), _steps(factors[4:])
         # What a step computes, in the factors' order: from dc its rest and di, df, dg; from dh do and a part of dc.
         parts = np.zeros((6, *dh.shape), dh.dtype)
         from_dc, from_dh, into_dz, rest, part = parts[:4], parts[4:], parts[1:5], parts[0], parts[5]
         rest[...] = dc
-        for start, stop in runs:
-            now = factors[:, : stop - start]
-            _lstm_factors(gates[:, start:stop], now)
-            if kept is not None and passes is not None:
-                now *= kept[start:stop]
-                now[0] += passes[start:stop]
+        for start, stop, (of_dc, of_dh) in runs:
             for t in range(stop - 1, start - 1, -1):
                 out = dz[t]
                 if dy is not None:
@@ -430,10 +582,9 @@ def lstm_backward(dz, dy, dh, dc, gates, kernel, dropout, keep, sums=()):
                 multiply(out)
                 if passes is not None:
                     np.add(dh, passed, out=dh)
-            reached(start)
         dc[...] = rest
 
-    return _backwards(walk, dz, dh.shape[1], sums)
+    return _backwards(walk, dz, dh.shape[1], sums, 6, prepare, lambda room: (_steps(room[:4]), _steps(room[4:])))
 
 
 def _lstm_factors(gates, factors):
@@ -453,6 +604,17 @@ def _lstm_factors(gates, factors):
     factors[0] = gates[1]
 
 
+@lstm_backward.cuda(strided=("kernel", "dropout", "keep", "dy"))
+def lstm_backward(dz, dy, dh, dc, gates, kernel, dropout, keep, sums=()):
+    dy, keep = _in_one_piece(dy), _in_one_piece(keep)
+
+    def step(t, *running):
+        _CUDA.singly("lstm_step_back", dh, *running, dy, gates, dh, dc, dz)
+        return _state_gradient(dz[t], kernel, dropout)
+
+    return _walk_back(step, None, dz, dh, keep, sums)
+
+
 @lstm_backward.samples
 def lstm_backward(random, dtype):
     for dropout, keep in _options(random, dtype, 4):
@@ -465,15 +627,16 @@ def lstm_backward(random, dtype):
 
 
 @kernel
-def gru_after_forward(gates, h, kernel, bias, dropout, keep):
+def gru_after_forward(gates, h, kernel, bias, dropout, keep, fill=None):
     """The gates z, r and the candidate = tanh(z + r recurrent); h ← z h + (1 - z) candidate.
 
     Slots of the gates: z, r, the candidate, and the candidate's recurrent part, the state's product plus bias (units,).
     """
     xp = devices.array_module(gates)
+    _fill_all(fill, gates)
     for t in range(gates.shape[1]):
         product = _state_product(h[t], kernel, dropout)
-        z, r = _sigmoid_of_negated(gates[:2, t] + product[:2])
+        z, r = _sigmoid_of_halved(gates[:2, t] + product[:2])
         recurrent = product[2] if bias is None else product[2] + bias
         candidate = xp.tanh(gates[2, t] + r * recurrent)
         for slot, value in enumerate((z, r, candidate, recurrent)):
@@ -482,11 +645,10 @@ def gru_after_forward(gates, h, kernel, bias, dropout, keep):
 
 
 @gru_after_forward.cpu
-def gru_after_forward(gates, h, kernel, bias, dropout, keep):
-    _, time, batch, units = gates.shape
-    one = np.array(1, gates.dtype)
+def gru_after_forward(gates, h, kernel, bias, dropout, keep, fill=None):
+    half = np.array(0.5, gates.dtype)
 
-    def walk(rows):
+    def walk(rows, runs):
         block, hs = gates[:, :, rows], list(h[:, rows])
         z_r, (z, r, candidates, recurrents) = _steps(block[:2]), [list(slot) for slot in block]
         product, multiply = _forward_product(kernel, dropout, rows, hs[0])
@@ -495,25 +657,34 @@ def gru_after_forward(gates, h, kernel, bias, dropout, keep):
         if bias is not None:
             wide_bias += bias
         masked = None if keep is None else ~keep[:, rows]
-        with np.errstate(**_quiet):
-            for t in range(time):
-                candidate, recurrent, after = candidates[t], recurrents[t], hs[t + 1]
-                multiply(hs[t])
-                np.add(two, z_r[t], out=two)
-                np.exp(two, out=two)
-                np.add(two, one, out=two)
-                np.divide(one, two, out=z_r[t])
-                np.add(part, wide_bias, out=recurrent)
-                np.multiply(recurrent, r[t], out=part)
-                np.add(part, candidate, out=part)
-                np.tanh(part, out=candidate)
-                np.subtract(hs[t], candidate, out=part)
-                np.multiply(part, z[t], out=part)
-                np.add(part, candidate, out=after)
-                if masked is not None:
-                    np.copyto(after, hs[t], where=masked[t])
+        for t in itertools.chain.from_iterable(runs):
+            candidate, recurrent, after = candidates[t], recurrents[t], hs[t + 1]
+            multiply(hs[t])
+            np.add(two, z_r[t], out=two)
+            np.tanh(two, out=z_r[t])
+            np.multiply(z_r[t], half, out=z_r[t])
+            np.add(z_r[t], half, out=z_r[t])
+            np.add(part, wide_bias, out=recurrent)
+            np.multiply(recurrent, r[t], out=part)
+            np.add(part, candidate, out=part)
+            np.tanh(part, out=candidate)
+            np.subtract(hs[t], candidate, out=part)
+            np.multiply(part, z[t], out=part)
+            np.add(part, candidate, out=after)
+            if masked is not None:
+                np.copyto(after, hs[t], where=masked[t])
 
-    _forwards(walk, 3, time, batch, units)
+    _forwards(walk, 3, gates, fill)
+
+
+@gru_after_forward.cuda(strided=("kernel", "dropout", "keep"))
+def gru_after_forward(gates, h, kernel, bias, dropout, keep, fill=None):
+    _fill_all(fill, gates)
+    _, time, _, units = gates.shape
+    keep = _in_one_piece(keep)
+    for t in range(time):
+        product = _product(h[t], kernel, dropout)
+        _CUDA.singly("gru_after_step", h[t], units, t, time, product, bias, keep, gates, h)
 
 
 @gru_after_forward.samples
@@ -548,18 +719,17 @@ def gru_after_backward(dz, dy, dh, gates, h, kernel, dropout, keep, sums=()):
     units = dh.shape[1]
     kept, passes = _numbers(keep, dz.dtype)
 
-    def walk(reached):
-        through = np.empty_like(dh)
+    def prepare(steps, factors):
+        _gru_after_factors(gates[:, steps], h[:-1][steps], factors)
+        if kept is not None and passes is not None:
+            factors *= kept[steps]
+            factors[0] += passes[steps]
+
+    def walk(runs):
+        through, parts = np.empty_like(dh), np.empty((5, *dh.shape), dh.dtype)
         multiply = _backward_product(kernel, dropout, through)
-        factors, runs = _runs_of_factors(len(dz), 5, dh)
-        of_dh, parts = _steps(factors), np.empty((5, *dh.shape), dh.dtype)
         direct, into_dz = parts[0], parts[1:]
-        for start, stop in runs:
-            now = factors[:, : stop - start]
-            _gru_after_factors(gates[:, start:stop], h[start:stop], now)
-            if kept is not None and passes is not None:
-                now *= kept[start:stop]
-                now[0] += passes[start:stop]
+        for start, stop, of_dh in runs:
             for t in range(stop - 1, start - 1, -1):
                 out = dz[t]
                 if dy is not None:
@@ -568,9 +738,8 @@ def gru_after_backward(dz, dy, dh, gates, h, kernel, dropout, keep, sums=()):
                 np.copyto(by_gate(out, 4), into_dz)
                 multiply(out[:, units:])
                 np.add(direct, through, out=dh)
-            reached(start)
 
-    return _backwards(walk, dz, units, sums)
+    return _backwards(walk, dz, units, sums, 5, prepare, _steps)
 
 
 def _gru_after_factors(gates, h, factors):
@@ -591,6 +760,18 @@ def _gru_after_factors(gates, h, factors):
     rest[...] = z
 
 
+@gru_after_backward.cuda(strided=("kernel", "dropout", "keep", "dy"))
+def gru_after_backward(dz, dy, dh, gates, h, kernel, dropout, keep, sums=()):
+    dy, keep = _in_one_piece(dy), _in_one_piece(keep)
+    units, direct = dh.shape[1], devices.array_module(dh).empty_like(dh)
+
+    def step(t, *running):
+        _CUDA.singly("gru_after_step_back", dh, *running, dy, gates, h, dh, dz)
+        return _state_gradient(dz[t][:, units:], kernel, dropout)
+
+    return _walk_back(step, direct, dz, dh, keep, sums)
+
+
 @gru_after_backward.samples
 def gru_after_backward(random, dtype):
     for dropout, keep in _options(random, dtype, 3):
@@ -603,15 +784,16 @@ def gru_after_backward(random, dtype):
 
 
 @kernel
-def gru_before_forward(gates, h, kernel, dropout, keep):
+def gru_before_forward(gates, h, kernel, dropout, keep, fill=None):
     """The gates z, r and the candidate = tanh(z + (r h) · kernel); h ← z h + (1 - z) candidate.
 
     Slots of the gates: z, r, the candidate, and r h, dropped. The kernel's last matrix is that of the candidate.
     """
     xp = devices.array_module(gates)
+    _fill_all(fill, gates)
     for t in range(gates.shape[1]):
         product = _state_product(h[t], kernel[:2], None if dropout is None else dropout[:2])
-        z, r = _sigmoid_of_negated(gates[:2, t] + product)
+        z, r = _sigmoid_of_halved(gates[:2, t] + product)
         reset = r * h[t] if dropout is None else r * h[t] * dropout[2]
         candidate = xp.tanh(gates[2, t] + blas.matmul(reset, kernel[2]))
         for slot, value in enumerate((z, r, candidate, reset)):
@@ -620,40 +802,52 @@ def gru_before_forward(gates, h, kernel, dropout, keep):
 
 
 @gru_before_forward.cpu
-def gru_before_forward(gates, h, kernel, dropout, keep):
-    _, time, batch, units = gates.shape
-    one = np.array(1, gates.dtype)
+def gru_before_forward(gates, h, kernel, dropout, keep, fill=None):
+    half = np.array(0.5, gates.dtype)
     of_gates, of_candidate = kernel[:2], kernel[2]
     gate_masks, candidate_masks = (None, None) if dropout is None else (dropout[:2], dropout[2])
 
-    def walk(rows):
+    def walk(rows, runs):
         block, hs = gates[:, :, rows], list(h[:, rows])
         z_r, (z, r, candidates, resets) = _steps(block[:2]), [list(slot) for slot in block]
         two, multiply = _forward_product(of_gates, gate_masks, rows, hs[0])
         masks = None if candidate_masks is None else candidate_masks[rows]
         masked = None if keep is None else ~keep[:, rows]
         part = np.empty_like(hs[0])
-        with np.errstate(**_quiet):
-            for t in range(time):
-                candidate, reset, after = candidates[t], resets[t], hs[t + 1]
-                multiply(hs[t])
-                np.add(two, z_r[t], out=two)
-                np.exp(two, out=two)
-                np.add(two, one, out=two)
-                np.divide(one, two, out=z_r[t])
-                np.multiply(r[t], hs[t], out=reset)
-                if masks is not None:
-                    np.multiply(reset, masks, out=reset)
-                np.dot(reset, of_candidate, out=part)
-                np.add(part, candidate, out=part)
-                np.tanh(part, out=candidate)
-                np.subtract(hs[t], candidate, out=part)
-                np.multiply(part, z[t], out=part)
-                np.add(part, candidate, out=after)
-                if masked is not None:
-                    np.copyto(after, hs[t], where=masked[t])
+        for t in itertools.chain.from_iterable(runs):
+            candidate, reset, after = candidates[t], resets[t], hs[t + 1]
+            multiply(hs[t])
+            np.add(two, z_r[t], out=two)
+            np.tanh(two, out=z_r[t])
+            np.multiply(z_r[t], half, out=z_r[t])
+            np.add(z_r[t], half, out=z_r[t])
+            np.multiply(r[t], hs[t], out=reset)
+            if masks is not None:
+                np.multiply(reset, masks, out=reset)
+            np.dot(reset, of_candidate, out=part)
+            np.add(part, candidate, out=part)
+            np.tanh(part, out=candidate)
+            np.subtract(hs[t], candidate, out=part)
+            np.multiply(part, z[t], out=part)
+            np.add(part, candidate, out=after)
+            if masked is not None:
+                np.copyto(after, hs[t], where=masked[t])
 
-    _forwards(walk, 3, time, batch, units)
+    _forwards(walk, 3, gates, fill)
+
+
+@gru_before_forward.cuda(strided=("kernel", "keep"))
+def gru_before_forward(gates, h, kernel, dropout, keep, fill=None):
+    _fill_all(fill, gates)
+    _, time, _, units = gates.shape
+    reset = devices.array_module(h).empty_like(h[0])
+    of_gates = None if dropout is None else dropout[:2]
+    keep = _in_one_piece(keep)
+    for t in range(time):
+        product = _product(h[t], kernel[:2], of_gates)
+        _CUDA.singly("gru_before_reset", reset, units, t, time, product, dropout, gates, h, reset)
+        product = blas.matmul(reset, kernel[2]).astype(h.dtype, copy=False)
+        _CUDA.singly("gru_before_step", reset, units, t, time, product, keep, gates, h)
 
 
 @gru_before_forward.samples
@@ -694,20 +888,19 @@ def gru_before_backward(dz, dy, dh, gates, h, kernel, dropout, keep, sums=()):
     of_gates, of_candidate = kernel[:, : 2 * units], kernel[:, 2 * units :].T
     gate_masks, masks = (None, None) if dropout is None else (dropout[:2], dropout[2])
 
-    def walk(reached):
-        through, d_reset_h = np.empty_like(dh), np.empty_like(dh)
+    # Factors of dh and of d_reset_h in turn: then dz's columns come first, and each kind lies in even strides.
+    def prepare(steps, factors):
+        _gru_before_factors(gates[:, steps], h[:-1][steps], factors)
+        if kept is not None and passes is not None:
+            factors *= kept[steps]
+            factors[4] += passes[steps]
+
+    def walk(runs):
+        through, d_reset_h, parts = np.empty_like(dh), np.empty_like(dh), np.empty((5, *dh.shape), dh.dtype)
         multiply = _backward_product(of_gates, gate_masks, through)
-        # Factors of dh and of d_reset_h in turn: then dz's columns come first, and each kind lies in even strides.
-        factors, runs = _runs_of_factors(len(dz), 5, dh)
-        of_dh, of_reset, parts = _steps(factors[::2]), _steps(factors[1::2]), np.empty((5, *dh.shape), dh.dtype)
         from_dh, from_reset, into_dz = parts[::2], parts[1::2], parts[:3]
         d_candidate, from_r, from_z = parts[2:]
-        for start, stop in runs:
-            now = factors[:, : stop - start]
-            _gru_before_factors(gates[:, start:stop], h[start:stop], now)
-            if kept is not None:
-                now *= kept[start:stop]
-                now[4] += passes[start:stop]
+        for start, stop, (of_dh, of_reset) in runs:
             for t in range(stop - 1, start - 1, -1):
                 out = dz[t]
                 if dy is not None:
@@ -721,9 +914,8 @@ def gru_before_backward(dz, dy, dh, gates, h, kernel, dropout, keep, sums=()):
                 multiply(out[:, : 2 * units])
                 np.add(through, from_r, out=through)
                 np.add(through, from_z, out=dh)
-            reached(start)
 
-    return _backwards(walk, dz, units, sums)
+    return _backwards(walk, dz, units, sums, 5, prepare, lambda room: (_steps(room[::2]), _steps(room[1::2])))
 
 
 def _gru_before_factors(gates, h, factors):
@@ -742,6 +934,24 @@ def _gru_before_factors(gates, h, factors):
     of_r *= h
     of_reset[...] = r
     direct[...] = z
+
+
+@gru_before_backward.cuda(strided=("kernel", "keep", "dy"))
+def gru_before_backward(dz, dy, dh, gates, h, kernel, dropout, keep, sums=()):
+    dy, keep = _in_one_piece(dy), _in_one_piece(keep)
+    time, units, xp = len(dz), dh.shape[1], devices.array_module(dh)
+    d_candidate, direct = xp.empty_like(dh), xp.empty_like(dh)
+    of_gates, of_candidate = kernel[:, : 2 * units], kernel[:, 2 * units :].T
+    masks = None if dropout is None else dropout[:2]
+
+    def step(t, *running):
+        _CUDA.singly("gru_before_candidate_back", dh, *running, dy, gates, h, dh, d_candidate, dz)
+        d_reset_h = blas.matmul(d_candidate, of_candidate).astype(dh.dtype, copy=False)
+        place = units, t, time, keep
+        _CUDA.singly("gru_before_reset_back", dh, *place, d_reset_h, dropout, gates, h, dh, direct, dz)
+        return _state_gradient(dz[t][:, : 2 * units], of_gates, masks)
+
+    return _walk_back(step, direct, dz, dh, keep, sums)
 
 
 @gru_before_backward.samples

@@ -10,7 +10,7 @@ from gpukeras.layers.core import positive_integer, refuse
 from gpukeras.layers.input_spec import InputSpec
 from gpukeras.layers.layer import Layer
 from gpukeras.ops import spatial
-from gpukeras.ops.convolution import conv_with_bias, transposed_size
+from gpukeras.ops.convolution import conv_transpose_with_bias, conv_with_bias, transposed_size
 from gpukeras.registry import register
 
 __all__ = [
@@ -239,8 +239,9 @@ class _Conv(ConvolutionLayer):
             padding=self.padding,
             data_format=self.data_format,
             dilation_rate=self.dilation_rate,
+            is_rectified=self.activation is activations.relu,
         )
-        return self._activate(y)
+        return y if self.activation is activations.relu else self._activate(y)
 
     def compute_output_shape(self, input_shape):
         """One place per window, and `filters` channels."""
@@ -412,16 +413,18 @@ class _ConvTranspose(ConvolutionLayer):
 
     def call(self, inputs):
         """activation(transposed convolution of inputs + bias)."""
-        y = ops.conv_transpose(
+        y = conv_transpose_with_bias(
             inputs,
             self.kernel,
+            self.bias,
             strides=self.strides,
             padding=self.padding,
             output_padding=self.output_padding,
             data_format=self.data_format,
             dilation_rate=self.dilation_rate,
+            is_rectified=self.activation is activations.relu,
         )
-        return self._finish(y)
+        return y if self.activation is activations.relu else self._activate(y)
 
     def compute_output_shape(self, input_shape):
         """The larger space, and `filters` channels."""

@@ -18,6 +18,7 @@ from gpukeras.ops.spatial import (
 __all__ = [
     "conv",
     "conv_transpose",
+    "conv_transpose_with_bias",
     "conv_with_bias",
     "depthwise_conv",
     "separable_conv",
@@ -61,31 +62,46 @@ def conv(inputs, kernel, /, strides=1, padding="valid", data_format=None, dilati
         padding_name("ops.conv", padding),
         data_format,
         dilation_rate,
+        False,
     )
     return y, lambda dy, needs: backward(dy, needs, False)[:2]
 
 
 @op
-def conv_with_bias(inputs, kernel, bias=None, /, strides=1, padding="valid", data_format=None, dilation_rate=1):
+def conv_with_bias(
+    inputs,
+    kernel,
+    bias=None,
+    /,
+    strides=1,
+    padding="valid",
+    data_format=None,
+    dilation_rate=1,
+    is_rectified=False,
+):
     """`conv` with a bias for each filter and with ``"causal"`` padding; what the layers call.
 
         y = conv(inputs, kernel) + bias,  dbias = Σ dy over all axes but the filters'
+        or max(conv(inputs, kernel) + bias, 0), which passes dy on only where y > 0
 
     Args:
         inputs, kernel, bias: As in `conv`; bias (filters,) or None.
         strides, data_format, dilation_rate: As in `conv`.
         padding: ``"valid"``, ``"same"`` or ``"causal"`` (a window sees no place after its own).
+        is_rectified: Whether the rectifier is applied.
+
+    Keeps inputs and kernel until the backward pass, and y where `is_rectified`.
 
     Example:
         >>> conv_with_bias(np.ones((1, 8, 3)), np.ones((2, 3, 4)), np.ones(4), padding="causal").shape
         (1, 8, 4)
     """
     padding = padding_name("ops.conv", padding, ("valid", "same", "causal"))
-    y, backward = _conv("conv", inputs, kernel, bias, strides, padding, data_format, dilation_rate)
+    y, backward = _conv("conv", inputs, kernel, bias, strides, padding, data_format, dilation_rate, is_rectified)
     return y, lambda dy, needs: backward(dy, needs, needs.bias)
 
 
-def _conv(who, inputs, kernel, bias, strides, padding, data_format, dilation_rate):
+def _conv(who, inputs, kernel, bias, strides, padding, data_format, dilation_rate, is_rectified):
     x, is_first = to_channels_last(inputs, data_format)
     x = _in_dtype(x, kernel.dtype)
     windows = _conv_windows(who, x.shape[1:], kernel.shape, hashable(strides), padding, hashable(dilation_rate))
@@ -94,14 +110,17 @@ def _conv(who, inputs, kernel, bias, strides, padding, data_format, dilation_rat
     if is_depthwise:  # one channel a group: sums of shifted products instead of many thin matrices
         places = kernel.reshape(*kernel.shape[:-2], groups, kernel.shape[-1] // groups)
         y = depthwise.depthwise(x, places, windows)
-        if bias is not None:
-            convolution.add_bias(y, bias)  # in place: y is fresh, nobody else holds it yet
+        convolution.finish(y, bias, is_rectified)  # in place: y is fresh, nobody else holds it yet
     else:
-        y = convolution.convolve(x, kernel, windows, bias)
+        y = convolution.convolve(x, kernel, windows, bias, is_rectified)
 
     def backward(dy, needs, needs_bias):
         dx = dkernel = dbias = None
         dy = to_channels_last(dy, data_format)[0]
+        if is_rectified:
+            dy, dbias = convolution.rectifier_gradient(dy, y, needs_bias)
+        elif needs_bias:
+            dbias = convolution.bias_gradient(dy)
         if is_depthwise:
             if needs.inputs:
                 dx = depthwise.depthwise_input_gradient(dy, places, windows)
@@ -115,8 +134,6 @@ def _conv(who, inputs, kernel, bias, strides, padding, data_format, dilation_rat
             dkernel = convolution.convolve_kernel_gradient(x, dy, windows, groups)
         if dx is not None:
             dx = from_channels_last(_in_dtype(dx, inputs.dtype), is_first)
-        if needs_bias:
-            dbias = convolution.bias_gradient(dy)
         return dx, dkernel, dbias
 
     return from_channels_last(y, is_first), backward
@@ -257,6 +274,48 @@ def conv_transpose(
         >>> conv_transpose(np.ones((1, 4, 4, 3)), np.ones((3, 3, 5, 3)), strides=2, padding="same").shape
         (1, 8, 8, 5)
     """
+    y, backward = _conv_transpose(
+        inputs, kernel, None, strides, padding, output_padding, data_format, dilation_rate, False
+    )
+    return y, lambda dy, needs: backward(dy, needs, False)[:2]
+
+
+@op
+def conv_transpose_with_bias(
+    inputs,
+    kernel,
+    bias=None,
+    /,
+    strides=1,
+    padding="valid",
+    output_padding=None,
+    data_format=None,
+    dilation_rate=1,
+    is_rectified=False,
+):
+    """`conv_transpose` with a bias for each filter; what the layers call.
+
+        y = conv_transpose(inputs, kernel) + bias,  dbias = Σ dy over all axes but the filters'
+        or max(conv_transpose(inputs, kernel) + bias, 0), which passes dy on only where y > 0
+
+    Args:
+        inputs, kernel, bias: As in `conv_transpose`; bias (filters,) or None.
+        strides, padding, output_padding, data_format, dilation_rate: As in `conv_transpose`.
+        is_rectified: Whether the rectifier is applied.
+
+    Keeps inputs and kernel until the backward pass, and y where `is_rectified`.
+
+    Example:
+        >>> conv_transpose_with_bias(np.ones((1, 8, 3)), np.ones((2, 4, 3)), np.ones(4), strides=2).shape
+        (1, 16, 4)
+    """
+    y, backward = _conv_transpose(
+        inputs, kernel, bias, strides, padding, output_padding, data_format, dilation_rate, is_rectified
+    )
+    return y, lambda dy, needs: backward(dy, needs, needs.bias)
+
+
+def _conv_transpose(inputs, kernel, bias, strides, padding, output_padding, data_format, dilation_rate, is_rectified):
     x, is_first = to_channels_last(inputs, data_format)
     x = _in_dtype(x, kernel.dtype)
     windows = _transposed_windows(
@@ -267,11 +326,15 @@ def conv_transpose(
         hashable(output_padding),
         hashable(dilation_rate),
     )
-    y = convolution.convolve_input_gradient(x, kernel, windows, 1)
+    y = convolution.convolve_input_gradient(x, kernel, windows, 1, bias, is_rectified)
 
-    def backward(dy, needs):
-        dx = dkernel = None
+    def backward(dy, needs, needs_bias):
+        dx = dkernel = dbias = None
         dy = to_channels_last(dy, data_format)[0]
+        if is_rectified:
+            dy, dbias = convolution.rectifier_gradient(dy, y, needs_bias)
+        elif needs_bias:
+            dbias = convolution.bias_gradient(dy)
         if needs.inputs and needs.kernel:
             dx, dkernel = convolution.convolve_and_kernel_gradient(dy, kernel, x, windows, 1)
         elif needs.inputs:
@@ -280,7 +343,7 @@ def conv_transpose(
             dkernel = convolution.convolve_kernel_gradient(dy, x, windows, 1)
         if dx is not None:
             dx = from_channels_last(_in_dtype(dx, inputs.dtype), is_first)
-        return dx, dkernel
+        return dx, dkernel, dbias
 
     return from_channels_last(y, is_first), backward
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpukeras.autograd.op import op
+from gpukeras.autograd.scope import gradient_place
 from gpukeras.autograd.symbolic import KerasTensor
 from gpukeras.autograd.tensor import Tensor, convert_to_array
 from gpukeras.backend import devices, dtypes
@@ -39,8 +40,10 @@ def scatter_add(target, index, values):
     devices.array_module(target).add.at(target, index, values)
 
 
-def add_rows(count, index, values):
+def add_rows(count, index, values, out=None):
     """Sum the rows of `values` into `count` rows, each where `index` says: the gradient of a gather.
+
+    The sums are written to `out`, where it is given.
 
     On NumPy the rows that are summed up into are kept together, those of most terms first: then the second terms of
     all of them are added to the first ones by one `+=`, then the third ones, and so on, always in the same order. Those
@@ -48,7 +51,11 @@ def add_rows(count, index, values):
     `np.add.at` 9.8.
     """
     xp = devices.array_module(values)
-    total = xp.zeros((count, *values.shape[1:]), values.dtype)
+    if out is None:
+        total = xp.zeros((count, *values.shape[1:]), values.dtype)
+    else:
+        total = out
+        total[...] = 0
     if xp is not np or values.dtype.kind == "V":
         scatter_add(total, index, values)
         return total
@@ -202,9 +209,14 @@ def take(x, indices, /, axis=None):
     def backward(dy, needs):
         if along:
             dy = xp.moveaxis(dy, range(along, along + indices.ndim), range(indices.ndim))
-        rows = _rows(dy, indices.ndim)
-        dx = add_rows(flat.shape[along], _from_zero(indices, flat.shape[along]).reshape(-1), rows)
-        return xp.moveaxis(dx, 0, along).reshape(x.shape), None
+        places = _from_zero(indices, flat.shape[along])
+        if places.ndim == 2 and dy.strides[0] < dy.strides[1]:  # time before batch, as recurrent layers leave it
+            dy, places = dy.swapaxes(0, 1), places.T
+        rows = _rows(dy, places.ndim)
+        if along or axis is None:
+            dx = add_rows(flat.shape[along], places.reshape(-1), rows)
+            return xp.moveaxis(dx, 0, along).reshape(x.shape), None
+        return add_rows(len(x), places.reshape(-1), rows, gradient_place(x, rows)), None
 
     return y, backward
 

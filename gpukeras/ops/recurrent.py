@@ -20,10 +20,10 @@ from gpukeras.ops._recurrence import Gradients, Walk, column_sums
 
 __all__ = ["gru", "lstm", "simple_rnn"]
 
-# Which gate each slot of the kernels holds, and its sign: pre-activations of sigmoid gates are negated.
+# Which gate each slot of the kernels holds, and its factor: pre-activations of sigmoid gates are halved.
 _SIMPLE_RNN_SLOTS = ((0, 1),)
-_LSTM_SLOTS = ((0, -1), (1, -1), (3, -1), (2, 1))  # i, f, o, g
-_GRU_SLOTS = ((0, -1), (1, -1), (2, 1))  # z, r, candidate
+_LSTM_SLOTS = ((0, 0.5), (1, 0.5), (3, 0.5), (2, 1))  # i, f, o, g
+_GRU_SLOTS = ((0, 0.5), (1, 0.5), (2, 1))  # z, r, candidate
 
 
 @op
@@ -58,8 +58,8 @@ def simple_rnn(
     options = mask, dropout, go_backwards, zero_output_for_mask
     walk = Walk("simple_rnn", x, (h,), weights, bias_shape, *options)
     gates, hs = walk.slots(1), walk.states(h)
-    walk.input_product(walk.bias, _SIMPLE_RNN_SLOTS, gates)
-    kernels.simple_rnn_forward(gates, hs, walk.recurrent_kernel[None], walk.dropout, walk.keep)
+    fill = walk.input_product(walk.bias, _SIMPLE_RNN_SLOTS, gates)
+    kernels.simple_rnn_forward(gates, hs, walk.recurrent_kernel[None], walk.dropout, walk.keep, fill)
 
     def backward(dy, needs):
         dz, dh = walk.columns(1), walk.state(dy[1])
@@ -108,9 +108,9 @@ def lstm(
     options = mask, dropout, go_backwards, zero_output_for_mask
     walk = Walk("lstm", x, (h, c), weights, bias_shape, *options)
     gates, hs, last_c = walk.slots(6), walk.states(h), walk.state(c)
-    walk.input_product(walk.bias, _LSTM_SLOTS, gates[:4])
+    fill = walk.input_product(walk.bias, _LSTM_SLOTS, gates[:4])
     by_slot, masks = walk.by_slot(walk.recurrent_kernel, _LSTM_SLOTS), walk.masks_by_slot(_LSTM_SLOTS)
-    kernels.lstm_forward(gates, hs, last_c, by_slot, masks, walk.keep)
+    kernels.lstm_forward(gates, hs, last_c, by_slot, masks, walk.keep, fill)
 
     def backward(dy, needs):
         dz, dh, dc = walk.columns(4), walk.state(dy[1]), walk.state(dy[2])
@@ -178,9 +178,9 @@ def _gru_reset_after(walk, h):
         of_input, of_candidate = bias[0].copy(), bias[1, 2 * units :]
         of_input[: 2 * units] += bias[1, : 2 * units]
     gates, hs = walk.slots(4), walk.states(h)
-    walk.input_product(of_input, _GRU_SLOTS, gates[:3])
+    fill = walk.input_product(of_input, _GRU_SLOTS, gates[:3])
     by_slot = walk.by_slot(walk.recurrent_kernel, _GRU_SLOTS)
-    kernels.gru_after_forward(gates, hs, by_slot, of_candidate, walk.dropout, walk.keep)
+    kernels.gru_after_forward(gates, hs, by_slot, of_candidate, walk.dropout, walk.keep, fill)
 
     def backward(dy, needs):
         dz, dh = walk.columns(4), walk.state(dy[1])
@@ -207,9 +207,9 @@ def _gru_reset_after(walk, h):
 def _gru_reset_before(walk, h):
     units, dropout = walk.units, walk.dropout
     gates, hs = walk.slots(4), walk.states(h)
-    walk.input_product(walk.bias, _GRU_SLOTS, gates[:3])
+    fill = walk.input_product(walk.bias, _GRU_SLOTS, gates[:3])
     by_slot = walk.by_slot(walk.recurrent_kernel, _GRU_SLOTS)
-    kernels.gru_before_forward(gates, hs, by_slot, dropout, walk.keep)
+    kernels.gru_before_forward(gates, hs, by_slot, dropout, walk.keep, fill)
 
     def backward(dy, needs):
         dz, dh = walk.columns(3), walk.state(dy[1])

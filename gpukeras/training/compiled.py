@@ -186,7 +186,7 @@ class CompiledLosses:
         for entry in entries:
             value = entry.loss(targets[entry.index], predictions[entry.index], weights[entry.index])
             if entry.tracker is not None:
-                entry.tracker.update_state(value, sample_weight=predictions[entry.index].shape[0])
+                entry.tracker.add_mean(value, predictions[entry.index].shape[0])
             if entry.weight is not None:
                 value = value * entry.weight
             total = value if total is None else total + value

@@ -119,7 +119,7 @@ def test_what_cannot_be_recorded_runs_as_it_is(place, ends, cuda, step):
     results = [graph() for _ in range(5)]
     assert [result._array[0] for result in results] == [10, 20, 30, 40, 50]
     expected = READ_BACK if "function" in place else error
-    assert graph.reason == f"{type(expected).__name__}: {expected}"
+    assert graph.reason.startswith(f"{type(expected).__name__}: {expected} (")
     names = cuda.names()
     assert names.count("begin_capture") == 1 and names.count("end_capture") == ends  # tried once, ended properly
     assert names.count("launch") == 0

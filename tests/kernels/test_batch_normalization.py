@@ -17,6 +17,8 @@ PROBLEMS = st.fixed_dictionaries(
         "block": st.sampled_from([1, 700, 1 << 18]),
         "line": st.sampled_from([1, 64, 512]),
         "small": st.sampled_from([0, 1 << 14]),
+        "threaded": st.sampled_from([0, 1 << 20]),
+        "offset": st.sampled_from([0, 3]),
         "dtype": st.sampled_from(["float32", "float64"]),
         "seed": st.integers(0, 99),
     }
@@ -33,14 +35,18 @@ def compute(x, dy, vectors):
 
 
 @given(problem=PROBLEMS)
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_blocks_and_lines_of_any_size(problem, monkeypatch):
     monkeypatch.setattr(normalization, "_BATCH_BLOCK", problem["block"])
     monkeypatch.setattr(normalization, "_LINE", problem["line"])
     monkeypatch.setattr(normalization, "_SMALL", problem["small"])
+    monkeypatch.setattr(normalization, "_THREADED", problem["threaded"])
     rng = np.random.default_rng(problem["seed"])
     shape = problem["outer"], problem["channels"], problem["inner"]
     x, dy = (rng.standard_normal(shape).astype(problem["dtype"]) for _ in range(2))
+    x += problem["offset"]
     vectors = [rng.standard_normal(shape[1]).astype(problem["dtype"]) for _ in range(4)]
     given_before = x.copy(), dy.copy()
     with memory.poison():
@@ -75,6 +81,18 @@ def test_the_variance_about_a_large_mean(shape):
     wide = x.astype(np.float64)
     np.testing.assert_allclose(mean, wide.mean((0, 2)), rtol=1e-6)
     np.testing.assert_allclose(variance, wide.var((0, 2)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(4096, 32, 1), (64, 32, 64)])
+def test_sums_about_a_large_mean(shape):
+    rng = np.random.default_rng(1)
+    x = (3000 + rng.standard_normal(shape)).astype(np.float32)
+    dy = rng.standard_normal(shape, dtype=np.float32)
+    mean = x.mean((0, 2), dtype=np.float64).astype(np.float32)
+    total, product = normalization.batch_sums(x, mean, dy)
+    wide = x.astype(np.float64) - mean[:, None]
+    np.testing.assert_allclose(total, dy.sum((0, 2), dtype=np.float64), rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(product, (dy * wide).sum((0, 2)), rtol=1e-5, atol=1e-3)
 
 
 def test_the_moments_of_sorted_rows():

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpukeras.backend import memory, threads
-from gpukeras.kernels import columns, convolution
+from gpukeras.kernels import columns, convolution, products
 from gpukeras.kernels.windows import windows_of
 from tests.helpers import assert_close
 
@@ -26,6 +26,8 @@ PROBLEMS = st.fixed_dictionaries(
         "filters": st.integers(1, 6),
         "is_first": st.booleans(),  # whether channels come first in memory
         "block": st.sampled_from([1, 3000, 1 << 20]),
+        "unpacked": st.sampled_from([1, 300, 10**6]),
+        "is_rectified": st.booleans(),
         "dtype": st.sampled_from(["float32", "float64"]),
         "seed": st.integers(0, 99),
     }
@@ -90,6 +92,9 @@ def results(x, weights, dy, windows, groups):
 @given(PROBLEMS)
 def test_every_walk_equals_the_reference(monkeypatch, problem):
     monkeypatch.setattr(columns, "_BLOCK_BYTES", problem["block"])
+    monkeypatch.setattr(products, "_UNPACKED", problem["unpacked"])
+    monkeypatch.setattr(products, "_LEAST_ROWS", 2)
+    monkeypatch.setattr(products, "_LEAST_SUMMED", 2)
     made = arrays_of(problem)
     if made is None:
         return
@@ -109,6 +114,28 @@ def test_every_walk_equals_the_reference(monkeypatch, problem):
             assert_close(result, wanted, scale=10, err_msg=f"{name} {i}")
 
 
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(PROBLEMS)
+def test_bias_and_rectifier(monkeypatch, problem):
+    monkeypatch.setattr(columns, "_BLOCK_BYTES", problem["block"])
+    made = arrays_of(problem)
+    if made is None:
+        return
+    x, weights, dy, windows = made
+    groups, is_rectified = problem["groups"], problem["is_rectified"]
+    of_filters = np.linspace(-1, 1, weights.shape[-1], dtype=x.dtype)
+    of_channels = np.linspace(-1, 1, x.shape[-1], dtype=x.dtype)
+    forward = x, weights, windows, of_filters, is_rectified
+    back = dy, weights, windows, groups, of_channels, is_rectified
+    dx = convolution.convolve_input_gradient.reference(*back)
+    with memory.poison():
+        assert_close(convolution.convolve(*forward), convolution.convolve.reference(*forward), scale=10)
+        assert_close(convolution.convolve_input_gradient(*back), dx, scale=10)
+        assert_close(columns.scatter(*back), dx, scale=10)
+        if max(windows.dilation) == 1:
+            assert_close(columns.interleave(*back), dx, scale=10)
+
+
 @pytest.mark.parametrize(
     "axes",
     [
@@ -123,6 +150,9 @@ def test_every_walk_equals_the_reference(monkeypatch, problem):
 @pytest.mark.parametrize("batch, channels, filters", [(6, 5, 6), (1, 5, 6), (5, 1, 8), (5, 8, 1)])
 def test_the_bits_do_not_depend_on_the_number_of_threads(monkeypatch, axes, batch, channels, filters):
     monkeypatch.setattr(columns, "_BLOCK_BYTES", 3000)
+    monkeypatch.setattr(products, "_UNPACKED", 4000)
+    monkeypatch.setattr(products, "_LEAST_ROWS", 2)
+    monkeypatch.setattr(products, "_LEAST_SUMMED", 2)
     made = arrays_of({**PLAIN, "axes": axes, "batch": batch, "channels": channels, "filters": filters})
     runs = []
     for count in (1, 2, 5):

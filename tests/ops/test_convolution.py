@@ -8,6 +8,7 @@ import pytest
 from gpukeras.autograd.symbolic import KerasTensor
 from gpukeras.backend import devices, layout
 from gpukeras.ops import convolution as ops
+from gpukeras.ops.piecewise import relu
 from gpukeras.testing import check_gradients
 from tests.helpers import assert_close
 
@@ -155,6 +156,39 @@ def test_bias_is_added_to_every_place(rng, device, data_format):
     y = ops.conv_with_bias(to(x, data_format), kernel, bias, data_format=data_format)
     assert_close(back(y, data_format), conv_by_loops(x, kernel) + bias)
     check_gradients(ops.conv_with_bias, to(x, data_format), kernel, bias, data_format=data_format)
+
+
+@pytest.mark.parametrize("data_format", FORMATS)
+@pytest.mark.parametrize("channels", [4, 2, 1])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_the_rectifier_within_a_convolution(rng, device, float_dtype, data_format, channels, has_bias):
+    x = to(rng.standard_normal((2, 5, 6, 4)), data_format)
+    arrays = [x, rng.standard_normal((3, 2, channels, 8)), *[rng.standard_normal(8)] * has_bias]
+    x, *others = [a.astype(float_dtype) for a in arrays]
+    settings = {"strides": 2, "padding": "same", "data_format": data_format}
+    y = ops.conv_with_bias(x, *others, **settings, is_rectified=True)
+    assert y.dtype == float_dtype
+    np.testing.assert_array_equal(y.numpy(), relu(ops.conv_with_bias(x, *others, **settings)).numpy())
+    check_gradients(ops.conv_with_bias, *arrays, **settings, is_rectified=True)
+
+
+@pytest.mark.parametrize("data_format", FORMATS)
+@pytest.mark.parametrize("strides, size", [(1, 3), (2, 3), (2, 2)])
+def test_bias_and_rectifier_within_a_transposed_convolution(rng, device, float_dtype, data_format, strides, size):
+    x = to(rng.standard_normal((2, 3, 4, 5)), data_format)
+    arrays = x, rng.standard_normal((size, size, 6, 5)), rng.standard_normal(6)
+    x, kernel, bias = [a.astype(float_dtype) for a in arrays]
+    settings = {"strides": strides, "padding": "same", "data_format": data_format}
+    y = ops.conv_transpose_with_bias(x, kernel, bias, **settings)
+    assert y.dtype == float_dtype
+    plain = ops.conv_transpose(x, kernel, **settings)
+    assert_close(back(y, data_format), back(plain, data_format) + bias, dtype=float_dtype)
+    rectified = ops.conv_transpose_with_bias(x, kernel, bias, **settings, is_rectified=True)
+    np.testing.assert_array_equal(rectified.numpy(), relu(y).numpy())
+    without = ops.conv_transpose_with_bias(x, kernel, **settings, is_rectified=True)
+    np.testing.assert_array_equal(without.numpy(), relu(plain).numpy())
+    check_gradients(ops.conv_transpose_with_bias, *arrays, **settings)
+    check_gradients(ops.conv_transpose_with_bias, *arrays, **settings, is_rectified=True)
 
 
 @pytest.mark.parametrize("data_format", FORMATS)

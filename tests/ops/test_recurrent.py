@@ -5,10 +5,13 @@ import gc
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from gpukeras.autograd.tape import Tape
 from gpukeras.autograd.tensor import Tensor
 from gpukeras.backend import devices
-from gpukeras.ops import recurrent
+from gpukeras.ops import _recurrence, recurrent
 from gpukeras.testing import check_gradients
 from tests.helpers import assert_close, values
 
@@ -126,6 +129,42 @@ def test_gradients(cell, go_backwards, masked, zero, rng, device):
     mask = MASK if masked else None
     settings = {**settings, "go_backwards": go_backwards, "zero_output_for_mask": zero}
     check_gradients(function, x, *states, w, u, b, mask, **settings)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@given(
+    sizes=st.tuples(*[st.sampled_from([1, 2, 3, 7])] * 3),
+    batch=st.sampled_from([0, 1, 2, 5, 33]),
+    has_kernel=st.booleans(),
+    go_backwards=st.booleans(),
+    is_contiguous=st.booleans(),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=25, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_products_step_by_step(cell, sizes, batch, has_kernel, go_backwards, is_contiguous, seed, monkeypatch):
+    """Few columns are multiplied step by step, which must give what one product gives."""
+    function, _, options = CELLS[cell]
+    time, features, units = sizes
+    rng = np.random.default_rng(seed)
+    columns = GATES[cell.split("_")[0] if cell.startswith("gru") else cell] * units
+    x = rng.standard_normal((batch, time, features if has_kernel else columns))
+    x = x if is_contiguous else x.T.copy().T
+    weights = [rng.standard_normal((n, columns)) for n in (features, units)]
+    bias = rng.standard_normal((2, columns) if cell == "gru_after" else columns)
+    states = [None] * (2 if cell == "lstm" else 1)
+    found = []
+    for few in (1, 100):
+        monkeypatch.setattr(_recurrence, "_FEW_SEQUENCES", few)
+        inputs = [Tensor(a) for a in (x, *weights, bias)]
+        with Tape() as tape:
+            for tensor in inputs:
+                tape.watch(tensor)
+            kernel = inputs[1] if has_kernel else None
+            y, *last = function(inputs[0], *states, kernel, *inputs[2:], **options, go_backwards=go_backwards)
+        gradients = tape.gradients([(y, np.ones(y.shape))], [inputs[0], *inputs[2:], *inputs[1 : 1 + has_kernel]])
+        found.append([y, *last, *gradients])
+    for by_step, at_once in zip(*found, strict=True):
+        assert_close(by_step, at_once)
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -1,0 +1,133 @@
+// Cross entropies and squared errors. Formulas and letters as in loss.py.
+//
+// dy is one number for each row, or a single one: dy_step is 1 or 0.
+
+#include "common.cuh"
+
+// --- Integer classes: a row for a warp or a block ----------------------------------------------------------------
+
+// y <- log sum exp x - x[label], 0 where the label is no class;  e <- exp(x - max x), total <- its sum over the row
+KERNEL sparse_crossentropy_of_logits(index rows, index columns, const real* x, const index* place, const bool* is_class,
+                                     real* y, real* e, real* total) {
+  index row = row_of_threads();
+  if (row >= rows) return;
+  wide largest = row_maximum(columns, row_of(x, row, columns)), sum = 0;
+  in_row(columns, [&](wide v, wide& out) {
+    out = exponential(v - largest);
+    sum += out;
+  }, reads(row_of(x, row, columns)), writes(row_of(e, row, columns)));
+  sum = over_row<Sum>(sum);
+  if (threadIdx.x != 0) return;
+  total[row] = to_real(sum);
+  y[row] = to_real(!is_class || is_class[row] ? logarithm(sum) - (widen(x[place[row]]) - largest) : wide(0));
+}
+
+// dx <- dy (e / total - 1[label]), 0 for the rows whose label is no class
+KERNEL sparse_crossentropy_of_logits_backward(index rows, index columns, const real* e, const real* total,
+                                              const index* place, const bool* is_class, const real* dy, int dy_step,
+                                              real* dx) {
+  index row = row_of_threads();
+  if (row >= rows) return;
+  wide d = !is_class || is_class[row] ? widen(dy[row * dy_step]) : wide(0), share = d / widen(total[row]);
+  in_row(columns, [=](wide v, wide& out) { out = v * share; }, reads(row_of(e, row, columns)),
+         writes(row_of(dx, row, columns)));
+  meet_in_row();
+  if (threadIdx.x == 0) dx[place[row]] = to_real(widen(e[place[row]]) * share - d);
+}
+
+// total <- sum of x over the row, p <- x[label] / total, clipped <- p within [epsilon, 1 - epsilon]
+// y <- -log clipped, 0 where the label is no class
+KERNEL sparse_crossentropy(index rows, index columns, const real* x, const index* place, const bool* is_class,
+                           wide epsilon, wide rest, real* y, real* total, real* p, real* clipped) {
+  index row = row_of_threads();
+  if (row >= rows) return;
+  wide sum = 0;
+  in_row(columns, [&](wide v) { sum += v; }, reads(row_of(x, row, columns)));
+  sum = over_row<Sum>(sum);
+  if (threadIdx.x != 0) return;
+  total[row] = to_real(sum);
+  wide chosen = widen(x[place[row]]) / sum, c = minimum(maximum(chosen, epsilon), rest);
+  p[row] = to_real(chosen);
+  clipped[row] = to_real(c);
+  y[row] = to_real(!is_class || is_class[row] ? -logarithm(c) : wide(0));
+}
+
+// dx <- dy (1 - 1[label] / p) / total;  0 where p was clipped or the label is no class
+KERNEL sparse_crossentropy_backward(index rows, index columns, const real* total, const real* p, const real* clipped,
+                                    const index* place, const bool* is_class, const real* dy, int dy_step, real* dx) {
+  index row = row_of_threads();
+  if (row >= rows) return;
+  bool counts = (!is_class || is_class[row]) && widen(p[row]) == widen(clipped[row]);
+  wide share = counts ? widen(dy[row * dy_step]) / widen(total[row]) : wide(0);
+  in_row(columns, [=](wide& out) { out = share; }, writes(row_of(dx, row, columns)));
+  meet_in_row();
+  if (threadIdx.x == 0) dx[place[row]] = to_real(share - share / widen(clipped[row]));
+}
+
+// --- Distributions over classes ----------------------------------------------------------------------------------
+
+// y <- sum of target (log sum exp x - x);  e <- exp(x - max x), total and share <- sums of e and target over the row
+KERNEL crossentropy_of_logits(index rows, index columns, const real* x, const real* target, real* y, real* e,
+                              real* total, real* share) {
+  index row = row_of_threads();
+  if (row >= rows) return;
+  wide largest = row_maximum(columns, row_of(x, row, columns)), sum = 0, weight = 0, chosen = 0;
+  in_row(columns, [&](wide v, wide t, wide& out) {
+    weight += t;
+    chosen += t * (v - largest);
+    out = exponential(v - largest);
+    sum += out;
+  }, reads(row_of(x, row, columns)), reads(row_of(target, row, columns)), writes(row_of(e, row, columns)));
+  sum = over_row<Sum>(sum);
+  weight = over_row<Sum>(weight);
+  chosen = over_row<Sum>(chosen);
+  if (threadIdx.x != 0) return;
+  total[row] = to_real(sum);
+  share[row] = to_real(weight);
+  y[row] = to_real(logarithm(sum) * weight - chosen);
+}
+
+// dx <- dy (e share / total - target)
+KERNEL crossentropy_of_logits_backward(index rows, index columns, const real* e, const real* total, const real* share,
+                                       const real* target, const real* dy, int dy_step, real* dx) {
+  index row = row_of_threads();
+  if (row >= rows) return;
+  wide d = widen(dy[row * dy_step]), factor = widen(share[row]) * d / widen(total[row]);
+  in_row(columns, [=](wide v, wide t, wide& out) { out = v * factor - t * d; }, reads(row_of(e, row, columns)),
+         reads(row_of(target, row, columns)), writes(row_of(dx, row, columns)));
+}
+
+// --- Yes or no, and numbers: partial sums of blocks --------------------------------------------------------------
+
+// p <- x within [epsilon, 1 - epsilon];  both <- p and 1 - p
+// part[block] <- -sum of target log p + (1 - target) log(1 - p)
+KERNEL binary_crossentropy(index n, const real* x, const real* target, wide epsilon, wide rest, real* both, wide* part) {
+  wide sum = 0;
+  elementwise(n, [&](wide v, wide t, wide& p, wide& not_p) {
+    p = minimum(maximum(v, epsilon), rest);
+    not_p = 1 - p;
+    sum -= t * logarithm(p) + (1 - t) * logarithm(not_p);
+  }, reads(x), reads(target), writes(both), writes(both + n));
+  sum = over_row<Sum>(sum);
+  if (threadIdx.x == 0) part[blockIdx.x] = sum;
+}
+
+// dx <- dy (p - target) / (p (1 - p)), 0 where p was clipped
+KERNEL binary_crossentropy_backward(index n, const real* x, const real* target, const real* both, const wide* dy,
+                                    real* dx) {
+  wide d = *dy;
+  elementwise(n, [=](wide v, wide t, wide p, wide not_p, wide& out) {
+    out = (p == v ? quotient(p - t, p * not_p) : wide(0)) * d;
+  }, reads(x), reads(target), reads(both), reads(both + n), writes(dx));
+}
+
+// error <- prediction - target;  part[block] <- sum of error^2
+KERNEL squared_error(index n, const real* prediction, const real* target, real* error, wide* part) {
+  wide sum = 0;
+  elementwise(n, [&](wide p, wide t, wide& out) {
+    out = p - t;
+    sum += out * out;
+  }, reads(prediction), reads(target), writes(error));
+  sum = over_row<Sum>(sum);
+  if (threadIdx.x == 0) part[blockIdx.x] = sum;
+}

@@ -1,0 +1,113 @@
+"""Steps of a model on a GPU as CUDA graphs: one launch a step, without a line of Python of the model's.
+
+A step of each signature runs twice as it is written, is recorded the third time, and launched from then on. Its inputs
+are copied into arrays of the graph's own; all else that it reads or writes (weights, slots, metric sums, counters,
+learning rate) lies in arrays that stay where they are. What a step decides in Python, it decides for good: changes to
+layers, to the optimizer's settings or to what is trainable make it recorded anew.
+"""
+
+import threading
+import warnings
+
+from gpukeras.autograd.symbolic import flatten, map_structure
+from gpukeras.autograd.tensor import Tensor
+from gpukeras.backend import devices
+from gpukeras.backend.graphs import GraphCache
+from gpukeras.layers import _tracking as tracking
+
+__all__ = ["can_capture", "run"]
+
+_lock = threading.RLock()  # one step at a time: threads share a graph's inputs, and the device anyway
+_is_running = False  # whether a step runs or is recorded, of which other steps may be parts
+
+
+def can_capture(model, inputs):
+    """Whether the model may run from graphs, and all inputs are plain Tensors on a device that records them."""
+    if model.run_eagerly or model.jit_compile is False or _is_running:
+        return False
+    leaves = [leaf for leaf in flatten(inputs) if leaf is not None]
+    return bool(leaves) and all(
+        type(leaf) is Tensor and getattr(leaf, "_keras_mask", None) is None and devices.can_record(leaf.array)
+        for leaf in leaves
+    )
+
+
+def run(kind, model, function, *inputs):
+    """``function(model, *inputs)`` by its graph, where there is one.
+
+    Args:
+        kind: The step's name, part of the signature.
+        model: For which `can_capture` holds.
+        function: Returns Tensors, None, or a nested structure of them.
+        inputs: Tensors, None, or nested structures of them.
+    """
+    global _is_running
+    with _lock:
+        signature = kind, *[_described(leaf) for leaf in flatten(inputs)], str(map_structure(_kind_of, inputs))
+        graph = _graphs_of(model).get(signature, lambda: _Step(model, function, inputs))
+        step = graph.function
+        step.take(inputs)
+        _is_running = True
+        try:
+            outputs = graph()
+        finally:
+            _is_running = False
+        if graph.reason is not None and not step.has_told:
+            step.has_told = True
+            message = f"A {kind} step of {model.name!r} runs without a CUDA graph: {graph.reason}"
+            warnings.warn(message, stacklevel=2)
+        return None if outputs is None else map_structure(Tensor, outputs)
+
+
+class _Step:
+    """A step on inputs of its own, as a function without arguments that returns arrays."""
+
+    def __init__(self, model, function, inputs):
+        self.model = model
+        self.function = function
+        self.inputs = map_structure(_own_place, inputs)
+        self.has_told = False
+
+    def take(self, inputs):
+        """Copy a batch into the step's inputs, on the device."""
+        for own, given in zip(flatten(self.inputs), flatten(inputs), strict=True):
+            if own is not None:
+                own.array[...] = given.array
+
+    def __call__(self):
+        outputs = self.function(self.model, *self.inputs)
+        return None if outputs is None else map_structure(lambda y: y.array, outputs)
+
+
+def _own_place(tensor):
+    if tensor is None:
+        return None
+    return Tensor(devices.array_module(tensor.array).empty_like(tensor.array))
+
+
+def _described(tensor):
+    return None if tensor is None else (tensor.array.shape, tensor.array.dtype)
+
+
+def _kind_of(tensor):
+    return "-" if tensor is None else "+"
+
+
+def _graphs_of(model):
+    """The model's graphs; none after anything has changed that they depend on."""
+    optimizer = model.optimizer
+    settings = () if optimizer is None else [v for v in vars(optimizer).values() if isinstance(v, (bool, int, float))]
+    stamp = (
+        *tracking.stamp(),
+        id(model._compile_loss),
+        id(model._compile_metrics),
+        id(optimizer),
+        *settings,
+        *[id(variable) for variable in model.trainable_variables],
+    )
+    known = model.__dict__.get("_remembered_captures")
+    if known is None or known[0] != stamp:
+        if known is not None:
+            known[1].clear()
+        known = model.__dict__["_remembered_captures"] = stamp, GraphCache()
+    return known[1]

@@ -1,0 +1,112 @@
+"""Every barrier in the kernels is needed, and the emulator misses each one that is not there."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpukeras.backend import cuda, devices
+from gpukeras.kernels import activation, attention, linear, loss, normalization, optimizer
+from tests.emulator.compile import reason_to_skip, schedule
+
+pytestmark = pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip()))
+
+BARRIER = re.compile(r"__sync\w+\(\);")
+OF_COMMON = 7  # barriers in common.cuh, which stands first in every text
+
+
+def scalar(value, dtype="float32"):
+    return np.array(value, dtype)
+
+
+def lamb(random):
+    settings = scalar(3, "int32"), scalar(0.1), 0.9, 0.999, 1e-7
+    return optimizer.lamb, [random(3000), random(3000), random(3000), random(3000) ** 2, *settings]
+
+
+def nadam(random):
+    settings = scalar(0.2), scalar(2, "int32"), scalar(0.1), 0.9, 0.999, 1e-7
+    return optimizer.nadam, [random(3000), random(3000), random(3000), random(3000) ** 2, *settings]
+
+
+def softmax(random):
+    x = random(2, 1500)
+    return activation.softmax, [x, x.copy()]
+
+
+def crossentropy_gradient(classes):
+    def case(random):
+        e, label = np.exp(random(9, classes)), np.arange(9, dtype=np.int32) * (classes // 9)
+        return loss.sparse_crossentropy_of_logits_backward, [e, e.sum(axis=1), *loss.places(label, classes), random(9)]
+
+    return case
+
+
+def moments(random):
+    return normalization.batch_moments, [random(40, 9, 1)]
+
+
+def two_sums(random):
+    return normalization.batch_sums, [random(40, 9, 1), random(9), random(40, 9, 1)]
+
+
+def sums_in_chunks(random):
+    return linear.sum_of_rows, [random(300, 9)]
+
+
+def attended(random):
+    q, k, v = random(1, 2, 9, 4), random(1, 2, 40, 4), random(1, 2, 40, 3)
+    return attention.attention, [q, k, v, None, random(1, 2, 9, 3), 0.3]
+
+
+# Number of the barrier in the text, and a kernel that needs it.
+CASES = [
+    (0, lamb),
+    (1, softmax),
+    (2, crossentropy_gradient(99)),
+    (3, crossentropy_gradient(1800)),
+    (4, two_sums),
+    (5, two_sums),
+    (6, sums_in_chunks),
+    (OF_COMMON, moments),
+    (OF_COMMON, nadam),
+    (OF_COMMON, attended),
+]
+
+
+def module_of(kernel):
+    modules = activation, attention, linear, loss, normalization, optimizer
+    return next(module for module in modules if module.__name__ == kernel.reference.__module__)
+
+
+def results(case, seed):
+    """All that a kernel returns or writes, as bytes."""
+    from tests.emulator import device
+
+    device.install()
+    kernel, args = case(lambda *shape: np.random.default_rng(shape[0]).standard_normal(shape).astype(np.float32))
+    args = [device.EmulatorArray(a) if isinstance(a, np.ndarray) else a for a in args]
+    with devices.use_device("emulator"), schedule(seed), np.errstate(all="ignore"):
+        made = kernel(*args)
+    made = made if isinstance(made, tuple) else (made,)
+    return [devices.to_numpy(a).tobytes() for a in (*args, *made) if devices.is_array(a)]
+
+
+@pytest.mark.parametrize(("number", "case"), CASES)
+def test_a_kernel_without_a_barrier_gives_other_results(number, case, monkeypatch):
+    module = module_of(case(lambda *shape: np.ones(shape, np.float32))[0])
+    expected = results(case, 0)
+    assert all(results(case, seed) == expected for seed in range(1, 4))
+    source = cuda.Source(module._CUDA.name)
+    barriers = list(BARRIER.finditer(source.text))
+    barrier = barriers[number]
+    source.__dict__["text"] = source.text[: barrier.start()] + ";" + source.text[barrier.end() :]
+    monkeypatch.setattr(module, "_CUDA", source)
+    assert any(results(case, seed) != expected for seed in range(4))
+
+
+def test_the_list_is_complete():
+    files = [p for pattern in ("*.cu", "*.cuh") for p in Path(optimizer.__file__).parent.glob(pattern)]
+    counts = {p.name: len(BARRIER.findall(p.read_text(encoding="utf-8"))) for p in files}
+    assert counts["common.cuh"] == OF_COMMON and sum(counts.values()) == len(CASES)

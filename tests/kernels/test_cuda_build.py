@@ -1,0 +1,106 @@
+"""Every .cu file compiles for every kind of GPU that is supported, within bounds on registers and without spills.
+
+NVRTC needs neither a GPU nor a driver: it and the headers of the 16-bit floats come from two small wheels.
+"""
+
+import ctypes
+import functools
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+import gpukeras.kernels
+from gpukeras.backend import cuda, dtypes
+
+SOURCES = sorted(path.stem for path in Path(gpukeras.kernels.__file__).parent.glob("*.cu"))
+# Turing, Ampere, Hopper and Blackwell. float32 for all; the others where they differ: Turing has no bfloat16.
+TARGETS = [
+    *[("float32", architecture) for architecture in ("sm_75", "sm_80", "sm_90", "sm_100")],
+    *[("float16", "sm_90"), ("bfloat16", "sm_75"), ("bfloat16", "sm_100"), ("float64", "sm_80")],
+]
+
+# A processor has 65536 registers: at 64 a thread it takes 4 blocks of 256 threads at once, half of all that it could.
+# Double precision may take twice as many.
+MOST_REGISTERS = {"float64": 128}
+REGISTERS = 64
+
+
+def _nvidia(*parts):
+    """A path in the wheels of the namespace package `nvidia`."""
+    spec = importlib.util.find_spec("nvidia")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        found = sorted(Path(folder, *parts[:-1]).glob(parts[-1]))
+        if found:
+            return found[0]
+    return None
+
+
+@functools.cache
+def nvrtc():
+    """The library, and the folder of headers; or the reason why there is none."""
+    library = _nvidia("cuda_nvrtc", "lib", "libnvrtc.so.*")
+    header = _nvidia("cuda_runtime", "include", "cuda_fp16.h")
+    if library is None or header is None:
+        return "needs NVRTC: pip install nvidia-cuda-nvrtc-cu12 nvidia-cuda-runtime-cu12"
+    return ctypes.CDLL(str(library)), header.parent
+
+
+def compiled(text, options):
+    """The PTX and the log of a compilation to machine code."""
+    library, headers = nvrtc()
+    program = ctypes.c_void_p()
+    library.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"kernels.cu", 0, None, None)
+    options = [option.encode() for option in (*options, f"-I{headers}")]
+    status = library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+    log = _output(program, library.nvrtcGetProgramLogSize, library.nvrtcGetProgramLog)
+    assert status == 0, log.decode()
+    ptx = _output(program, library.nvrtcGetPTXSize, library.nvrtcGetPTX)
+    library.nvrtcDestroyProgram(ctypes.byref(program))
+    return ptx.decode(), log.decode()
+
+
+def _output(program, size_of, get):
+    size = ctypes.c_size_t()
+    size_of(program, ctypes.byref(size))
+    buffer = ctypes.create_string_buffer(max(size.value, 1))
+    get(program, buffer)
+    return buffer.value
+
+
+def resources(log):
+    """Registers and bytes of spills by kernel, from ptxas's report."""
+    found = {}
+    for name, report in re.findall(r"Compiling entry function '(\w+)'(.*?)(?=Compiling entry|\Z)", log, re.DOTALL):
+        spills = sum(int(n) for n in re.findall(r"(\d+) bytes spill", report))
+        found[name] = int(re.search(r"Used (\d+) registers", report)[1]), spills
+    return found
+
+
+@pytest.fixture(autouse=True)
+def needs_nvrtc():
+    if isinstance(nvrtc(), str):
+        pytest.skip(nvrtc())
+
+
+@pytest.mark.parametrize(("dtype", "architecture"), TARGETS)
+@pytest.mark.parametrize("name", SOURCES)
+def test_compiles_without_spills(name, dtype, architecture):
+    source = cuda.Source(name)
+    options = cuda.compile_options(dtypes.as_dtype(dtype))
+    ptx, log = compiled(source.text, (*options, "-ftz=true", f"-arch={architecture}", "--ptxas-options=-v"))
+    found = resources(log)
+    assert set(found) == set(source.parameters), "KERNEL lines and compiled functions differ"
+    for kernel, (registers, spills) in found.items():
+        assert spills == 0, f"{kernel}: {spills} bytes are spilled"
+        assert registers <= MOST_REGISTERS.get(dtype, REGISTERS), f"{kernel} takes {registers} registers"
+
+
+def test_elements_are_read_and_written_by_16_bytes():
+    for dtype, access in ("float32", "v4.u32"), ("float16", "v4.u32"), ("bfloat16", "v4.u32"), ("float64", "v2.f64"):
+        options = cuda.compile_options(dtypes.as_dtype(dtype))
+        ptx, _ = compiled(cuda.Source("optimizer").text, (*options, "-arch=sm_90"))
+        sgd = ptx[ptx.index(".entry sgd(") :].partition(".entry ")[2].partition(".entry ")[0]
+        for instruction, count in ("ld", 2), ("st", 1):
+            assert len(re.findall(rf"{instruction}\.global(?:\.nc)?\.{access[:2]}", sgd)) == count, dtype

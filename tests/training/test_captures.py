@@ -1,0 +1,309 @@
+"""Steps as CUDA graphs on a CuPy that is made of NumPy: recorded, replayed, and the same to the last bit."""
+
+import functools
+
+import numpy as np
+import pytest
+
+import gpukeras as keras
+from gpukeras import layers, ops
+from gpukeras.backend import cublaslt, cuda, devices, gemm, graphs
+from tests import fake_cublaslt, fake_cuda, strict_device
+from tests.emulator import compile as emulator
+
+X = np.random.default_rng(0).normal(size=(22, 12)).astype("float32")
+IMAGES = X[:, :, None, None] * np.ones((1, 1, 6, 2), "float32")
+LABELS = np.arange(22) % 3
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """The fake CuPy as the default device, whose streams record products and all array code."""
+    cupy = fake_cuda.install(monkeypatch)
+    library = fake_cublaslt.Library()
+    multiply = library.cublasLtMatmul
+
+    def launch(*arguments):
+        cupy.cuda.kernel(functools.partial(multiply, *arguments))
+        return 0
+
+    library.cublasLtMatmul = launch
+    monkeypatch.setattr(cublaslt, "_library", lambda: library)
+    monkeypatch.setattr(graphs, "_cupy", lambda: cupy)
+    monkeypatch.setattr(graphs, "_LIBRARIES", graphs._LIBRARIES | {"tests.strict_device", "strict_device"})
+    monkeypatch.setattr(graphs, "_streams", graphs._Streams())
+    monkeypatch.setattr(cuda, "_launchers", {})
+    made_once = cublaslt.handle, cublaslt.workspace, gemm._planned
+    for made in made_once:
+        made.cache_clear()
+    monkeypatch.setattr(strict_device, "_recording", lambda: cupy.cuda.current.recording)
+    with devices.use_device("cupy"):
+        yield cupy.cuda
+    for made in made_once:
+        made.cache_clear()
+
+
+_streams_of = []  # the fake whose streams launch CUDA C: sources keep their functions from test to test
+
+
+def _launcher(text, options, label):
+    def launch(run, *arguments):
+        _streams_of[-1].kernel(functools.partial(run, *arguments))
+
+    functions = emulator.compile_for_cpu(text, options, label)
+    return {name: functools.partial(launch, run) for name, run in functions.items()}
+
+
+@pytest.fixture
+def gpu_with_kernels(gpu):
+    """The same, with all that is CUDA C run by the emulator, when its stream launches it."""
+    _streams_of.append(gpu)
+    cuda.add_launcher("cupy", _launcher)  # in a table that goes with the test
+    return gpu
+
+
+def on(values):
+    return ops.convert_to_tensor(values)
+
+
+def perceptron():
+    return keras.Sequential(
+        [
+            keras.Input((12,)),
+            layers.Dense(8, activation="relu", kernel_regularizer="l2"),
+            layers.Dropout(0.3),
+            layers.BatchNormalization(),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+
+
+def images():
+    return keras.Sequential(
+        [
+            keras.Input((12, 6, 2)),
+            layers.Conv2D(4, 3, activation="relu"),
+            layers.MaxPooling2D(2),
+            layers.Flatten(),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+
+
+def unbuilt():
+    return keras.Sequential(
+        [layers.Dense(5, activation="gelu"), layers.LayerNormalization(), layers.Dense(3, "softmax")]
+    )
+
+
+def trained(make, x, optimizer, **settings):
+    keras.utils.set_random_seed(3)
+    model = make()
+    model.compile(optimizer(), "sparse_categorical_crossentropy", metrics=["accuracy"], **settings)
+    history = model.fit(on(x), on(LABELS), batch_size=8, epochs=5, verbose=0, validation_data=(on(x), on(LABELS)))
+    evaluated = model.evaluate(on(x), on(LABELS), batch_size=8, verbose=0)
+    predicted = [devices.to_numpy(model.predict(on(x), batch_size=8, verbose=0)) for _ in range(4)]
+    weights = [devices.to_numpy(v.array) for v in model.variables + model.optimizer.variables]
+    return model, history.history, evaluated, predicted, weights
+
+
+OPTIMIZERS = {
+    "adam with a schedule": lambda: keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(0.01, 3, 0.5)),
+    "sgd, clipped, averaged": lambda: keras.optimizers.SGD(0.1, momentum=0.9, global_clipnorm=0.5, use_ema=True),
+    "rmsprop, accumulated": lambda: keras.optimizers.RMSprop(gradient_accumulation_steps=2),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(("make", "x"), [(perceptron, X), (images, IMAGES), (unbuilt, X)])
+def test_launched_steps_equal_eager_ones(gpu, make, x, optimizer):
+    model, *found = trained(make, x, OPTIMIZERS[optimizer])
+    launches = gpu.names().count("launch")
+    _, *expected = trained(make, x, OPTIMIZERS[optimizer], run_eagerly=True)
+    assert launches >= 9 + 9 + 4  # training, evaluation, prediction; whole batches and partial ones
+    assert gpu.names().count("launch") == launches
+    for a, b in zip(leaves_of(found), leaves_of(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_thousand_launches_equal_a_thousand_eager_steps(gpu):
+    def weights(**settings):
+        keras.utils.set_random_seed(3)
+        model = perceptron()
+        model.compile("adam", "sparse_categorical_crossentropy", **settings)
+        model.fit(on(X), on(LABELS), batch_size=11, epochs=500, verbose=0)
+        return [devices.to_numpy(v.array) for v in model.variables + model.optimizer.variables]
+
+    launched = weights()
+    assert gpu.names().count("launch") == 1000 - 3  # one before all is built, two before the recording
+    for a, b in zip(launched, weights(run_eagerly=True), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.skipif(emulator.reason_to_skip() is not None, reason=str(emulator.reason_to_skip()))
+@pytest.mark.parametrize(("make", "x"), [(perceptron, X), (images, IMAGES), (unbuilt, X)])
+def test_launched_steps_of_cuda_c_equal_eager_ones(gpu_with_kernels, make, x):
+    optimizer = OPTIMIZERS["adam with a schedule"]
+    _, *found = trained(make, x, optimizer)
+    assert gpu_with_kernels.names().count("launch") >= 22
+    _, *expected = trained(make, x, optimizer, run_eagerly=True)
+    for a, b in zip(leaves_of(found), leaves_of(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def leaves_of(structure):
+    if isinstance(structure, dict):
+        return [leaf for name in structure for leaf in leaves_of(structure[name])]
+    if isinstance(structure, (list, tuple)):
+        return [leaf for item in structure for leaf in leaves_of(item)]
+    return [structure]
+
+
+def test_a_launch_runs_no_python_of_the_model(gpu):
+    calls = []
+
+    class Counting(layers.Layer):
+        def call(self, x):
+            calls.append(x)
+            return x * 2.0
+
+    model = keras.Sequential([keras.Input((12,)), Counting(), layers.Dense(3)])
+    model.compile("sgd", "mse")
+    calls.clear()
+    model.fit(on(X), on(X[:, :3]), batch_size=22, epochs=6, verbose=0)
+    assert len(calls) < model.optimizer.iterations.numpy() == 6
+
+
+class TestWhatCannotBeRecorded:
+    def trained(self, activation):
+        model = keras.Sequential([keras.Input((12,)), layers.Dense(3, activation=activation)])
+        model.compile("sgd", "mse")
+        model.fit(on(X), on(X[:, :3]), batch_size=22, epochs=6, verbose=0)
+        return model
+
+    def test_runs_eagerly_and_says_which_line_is_to_blame(self, gpu):
+        def reading(x):
+            return x * float(ops.max(x)) if isinstance(x, keras.ops.convert_to_tensor(0.0).__class__) else x
+
+        with pytest.warns(
+            UserWarning, match="train step of 'sequential.*' runs without a CUDA graph: .*capturing"
+        ) as caught:
+            model = self.trained(reading)
+        assert len(caught) == 1
+        assert f"reading, line {reading.__code__.co_firstlineno + 1} of {__file__}" in str(caught[0].message)
+        assert model.optimizer.iterations.numpy() == 6
+        assert not gpu.live_pools
+
+    def test_is_not_recorded_where_compile_says_so(self, gpu):
+        for settings in ({"jit_compile": False}, {"run_eagerly": True}):
+            model = perceptron()
+            model.compile("sgd", "sparse_categorical_crossentropy", **settings)
+            model.fit(on(X), on(LABELS), batch_size=11, epochs=4, verbose=0)
+        assert "begin_capture" not in gpu.names()
+
+    def test_of_a_model_with_metrics_of_its_own_runs_eagerly(self, gpu):
+        class Own(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.dense = layers.Dense(3)
+
+            def call(self, x):
+                return self.dense(x)
+
+            def compute_metrics(self, x, y, y_pred, sample_weight=None):
+                return {"largest": ops.max(y_pred)}
+
+        model = Own()
+        model.compile("sgd", "mse")
+        history = model.fit(on(X), on(X[:, :3]), batch_size=22, epochs=4, verbose=0)
+        assert len(history.history["largest"]) == 4 and "begin_capture" not in gpu.names()
+
+
+class TestChanges:
+    """A graph is recorded anew after anything has changed that it depends on, and the old one is freed."""
+
+    def model(self):
+        keras.utils.set_random_seed(1)
+        model = perceptron()
+        model.compile(keras.optimizers.SGD(0.1, weight_decay=0.01), "sparse_categorical_crossentropy")
+        self.fit(model)
+        return model
+
+    def fit(self, model):
+        model.fit(on(X), on(LABELS), batch_size=22, epochs=4, verbose=0, shuffle=False)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda model: setattr(model.layers[0].kernel, "trainable", False),
+            lambda model: setattr(model.layers[0], "activation", keras.activations.tanh),
+            lambda model: setattr(model.optimizer, "weight_decay", 0.5),
+            lambda model: setattr(model.optimizer, "learning_rate", 0.9),
+            lambda model: (
+                model.load_weights_from if False else model.set_weights([w * 0.5 for w in model.get_weights()])
+            ),
+        ],
+    )
+    def test_are_followed(self, gpu, change):
+        model, other = self.model(), self.model()
+        for changed in (model, other):
+            change(changed)
+        other.run_eagerly = True
+        self.fit(model)
+        self.fit(other)
+        for a, b in zip(model.variables, other.variables, strict=True):
+            np.testing.assert_array_equal(devices.to_numpy(a.array), devices.to_numpy(b.array))
+
+    def test_free_the_graphs_of_before(self, gpu):
+        model = self.model()
+        (graph,) = model.__dict__["_remembered_captures"][1]._graphs.values()
+        assert graph.graph is not None
+        model.layers[0].activation = keras.activations.tanh
+        self.fit(model)
+        assert graph.graph is None and graph.function is None
+
+
+def test_at_most_eight_graphs_are_kept(gpu):
+    model = perceptron()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    for rows in range(2, 14):
+        model.fit(on(X[:rows]), on(LABELS[:rows]), batch_size=rows, epochs=4, verbose=0)
+    assert len(model.__dict__["_remembered_captures"][1]) == 8
+
+
+def test_predictions_stay_as_they_are_when_the_graph_runs_again(gpu):
+    model = perceptron()
+    found = [model.predict(on(X * k), verbose=0, batch_size=22) for k in range(1, 6)]
+    kept = [devices.to_numpy(y) for y in found]
+    model.predict(on(X * 9), verbose=0, batch_size=22)
+    for y, before in zip(found, kept, strict=True):
+        np.testing.assert_array_equal(devices.to_numpy(y), before)
+    assert gpu.names().count("launch") >= 3
+
+
+def test_a_model_of_two_inputs_and_outputs(gpu):
+    a, b = keras.Input((12,), name="a"), keras.Input((12,), name="b")
+    shared = layers.Dense(4, activation="tanh")
+    model = keras.Model({"a": a, "b": b}, [layers.Dense(1)(shared(a)), layers.Dense(2)(shared(b))])
+    model.compile("adam", "mse")
+    x, y = {"a": on(X), "b": on(-X)}, [on(X[:, :1]), on(X[:, :2])]
+    losses = model.fit(x, y, batch_size=22, epochs=6, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    assert gpu.names().count("launch") >= 3
+
+
+def test_a_step_out_of_memory_is_tried_again(gpu, monkeypatch):
+    calls = []
+
+    def failing(x):
+        calls.append(x)
+        if len(calls) == 4:
+            raise MemoryError("Unable to allocate")
+        return ops.tanh(x)
+
+    model = keras.Sequential([keras.Input((12,)), layers.Dense(3, activation=failing)])
+    model.compile("sgd", "mse", jit_compile="auto")
+    calls.clear()
+    calls.append(None)
+    model.fit(on(X), on(X[:, :3]), batch_size=11, epochs=3, verbose=0, shuffle=False)
+    assert model.optimizer.iterations.numpy() == 6
