@@ -123,3 +123,14 @@ def test_nan_stays_in_its_row():
 def test_an_axis_given_twice_is_refused(axis):
     with pytest.raises(ValueError, match="duplicate"):
         ops.softmax(np.ones((2, 3, 4), "float32"), axis=axis)
+
+
+@pytest.mark.parametrize("function", [ops.softmax, ops.log_softmax])
+def test_no_axis_means_all_axes(function):
+    x = np.random.default_rng(0).standard_normal((3, 4), dtype="float32")
+    assert_close(function(x, axis=None).numpy(), function(x.reshape(-1)).numpy().reshape(3, 4))
+
+
+def test_sparsemax_takes_one_axis():
+    with pytest.raises(ValueError, match="one axis"):
+        ops.sparsemax(np.ones((2, 3), "float32"), axis=None)
