@@ -21,30 +21,29 @@ What the walks have in common:
   walk returns for each the sum of what it returned, or None. So come the weights' gradients, and dx.
 
 On the CPU a step is counted in NumPy calls: forwards 9 for the LSTM and 12 for the GRU; backwards all that does not
-depend on the running gradient is computed for several steps at once, and a step is left with 5. Two cores find work:
-
-- Forwards, where a step is long, one thread walks, and another computes the input's part a run of steps before it, in
-  long calls that hardly need the interpreter's lock. Measured with an LSTM, 64 sequences of 100 steps, 128 units, with
-  the input's part: 8.7 ms; 9.4 when BLAS's threads share the products of a step; 12.2 when two threads walk, each with
-  half of the sequences, for between short calls they wait for the lock.
-- Where a step is very long, two threads do walk with half of the sequences each: 128 sequences of 50 steps, 128 units
-  took 7.1 ms that way and 8.1 the other, 256 units 26.9 and 29.9.
-- Backwards, one thread walks, and the others compute the sums a run of steps behind it, and ahead of it what does not
-  depend on the running gradient: 12.5 ms for the smaller LSTM with all its gradients, of which 8.7 are the walk's and
-  14.4 the sums'. A GRU, 256 sequences of 120 steps, 32 units: 5.9 ms, and 9.5 in one thread.
+depend on the running gradient is computed for several steps at once, and a step is left with 5. How
+two cores find work is in `gpukeras.kernels.walks`.
 """
 
 import itertools
-import threading
-from typing import Any
 
 import numpy as np
 
-from gpukeras.backend import blas, cuda, devices, threads
+from gpukeras.backend import blas, cuda, devices
 from gpukeras.kernels.kernel import kernel
+from gpukeras.kernels.walks import (
+    backward_product,
+    backwards,
+    by_gate,
+    fill_all,
+    forward_product,
+    forwards,
+    numbers_of,
+    steps_of,
+    whole,
+)
 
 __all__ = [
-    "by_gate",
     "gru_after_backward",
     "gru_after_forward",
     "gru_before_backward",
@@ -58,22 +57,12 @@ __all__ = [
 _CUDA = cuda.Source("recurrent")
 
 
-def by_gate(matrix, gates):
-    """(n, gates · units) seen as (gates, n, units)."""
-    return matrix.reshape(matrix.shape[0], gates, matrix.shape[1] // gates).swapaxes(0, 1)
-
-
 # --- What the references share -------------------------------------------------------------------------------------
 
 
 def _sigmoid_of_halved(z):
     """1 / (1 + exp(-2 z))."""
     return 0.5 * devices.array_module(z).tanh(z) + 0.5
-
-
-def _fill_all(fill, gates):
-    if fill is not None:
-        fill(slice(0, gates.shape[1]))
 
 
 def _state_product(h, kernel, dropout):
@@ -124,239 +113,7 @@ def _walk_back(step, direct, dz, dh, keep, sums):
         through = step(t, units, t, time, keep, through, direct).astype(dh.dtype, copy=False)
     if through is not None:
         _CUDA.singly("last_gradient", dh, units, time, keep, through, direct, dh)
-    return _whole(sums, time)
-
-
-# --- What the forms for the CPU share ------------------------------------------------------------------------------
-
-# Multiply-adds of one step, from which on forwards one thread fills and another walks, and from which on two walk. One
-# thread, one ahead of the other, and both walking: LSTM of 128 units, 32 sequences 5.5, 6.3, 8.0 ms; 48 sequences 7.6,
-# 6.8, 7.3; 96 sequences (of half the length) 7.1, 6.3, 5.6.
-_THREADED = 3 << 20
-_HALVED = 6 << 20
-_FEW_STEPS = 4  # are not worth the 0.1 ms that handing them out costs
-# The gates are filled in so many runs of steps at most, with so many rows at least: the walk waits for the first one.
-_FILLED_RUNS = 20
-_FILLED_ROWS = 256
-# Multiply-adds of a walk backwards, from which on its sums are shared out, in so many runs of steps at most, with so
-# many rows at least: for fewer a product would be mostly the copies that BLAS makes of its factors.
-_SHARED = 1 << 24
-_RUNS = 8
-_RUN_ROWS = 256
-_ROOMS = 3  # for the factors of so many runs
-_FACTORS = 16384  # numbers in each slot of the factors that a walk computes at once: together 400 KB of float32
-
-
-def _forwards(walk, count, gates, fill):
-    """Call ``walk(rows, runs)`` for slices of the batch, and `fill` for all steps.
-
-    The runs are ranges that make up all steps; a run may be walked as soon as the iterator has given it.
-
-    Args:
-        count: How many matrices the state is multiplied by.
-    """
-    _, time, batch, units = gates.shape
-    size = count * batch * units * units
-    is_short = batch < 2 or time < _FEW_STEPS
-    if is_short or size < _THREADED or size >= _HALVED or fill is None:
-        _fill_all(fill, gates)
-        if is_short and size >= _THREADED:
-            walk(slice(0, batch), [range(time)])
-        elif size < _HALVED:
-            with blas.one_thread():  # BLAS's own would gain nothing, and lose much where the cores are busy
-                walk(slice(0, batch), [range(time)])
-        else:
-            halves = slice(0, batch // 2), slice(batch // 2, batch)
-            threads.run(lambda rows: walk(rows, [range(time)]), halves, uses_blas=True)
-        return
-    length = max(-(-time // _FILLED_RUNS), -(-_FILLED_ROWS // batch))
-    runs = [(range(start, min(start + length, time)), threading.Event()) for start in range(0, time, length)]
-
-    def fill_all():
-        try:
-            for steps, is_filled in runs:
-                fill(slice(steps.start, steps.stop))
-                is_filled.set()
-        finally:
-            for _, is_filled in runs:
-                is_filled.set()  # whatever happens, nobody waits for ever
-
-    def filled():
-        for steps, is_filled in runs:
-            is_filled.wait()
-            yield steps
-
-    # Nobody takes the walk before somebody has taken what it waits for.
-    threads.run(lambda do: do(), [fill_all, lambda: walk(slice(0, batch), filled())], uses_blas=True)
-
-
-def _backwards(walk, dz, units, sums, slots, prepare, split):
-    """Call ``walk(runs)`` and the sums' functions.
-
-    The runs make up all steps, last ones first: ``(start, stop, views)``, where views are what `split` makes of the
-    room with the run's factors. When the walk asks for the next run, dz must be complete from start on.
-
-    The walk is the first item for the threads, and all others wait for it: nobody takes one of them before somebody
-    has taken the walk. Factors are prepared by whoever comes first, the walk or another thread.
-
-    Args:
-        slots: How many factors there are per step and unit.
-        prepare: Function of a slice of steps and of room for their factors (slots, steps, batch, units), to be filled.
-        split: Function of all the room of a run.
-    """
-    time, batch, columns = dz.shape
-    if time * batch * columns * units < _SHARED or not sums:
-        length = max(1, min(time, _FACTORS // max(1, batch * units)))
-        room = np.empty((slots, length, batch, units), dz.dtype)
-        with blas.one_thread():
-            walk(_runs_in_turn(time, room, prepare, split(room)))
-            return _whole(sums, time)
-    length = max(-(-time // _RUNS), -(-_RUN_ROWS // batch))
-    runs = _SharedRuns(time, np.empty((_ROOMS, slots, length, batch, units), dz.dtype), prepare, split)
-    totals = [_Sum() for _ in sums]
-
-    def walk_all():
-        try:
-            walk(runs)
-        finally:
-            runs.end()  # whatever happens, nobody waits for ever
-
-    def add(place, total, function):
-        def work():
-            run = runs.runs[place]
-            run.is_complete.wait()
-            term = None
-            try:
-                term = function(run.steps)
-            finally:
-                total.add(place, term)  # whatever happens: the terms after this one wait for it
-
-        return work
-
-    def prepare_ahead(place):
-        return lambda: runs.prepare(place)
-
-    # A run's factors are prepared when its room is free: when the run before the last that used it is complete.
-    work = [prepare_ahead(place) for place in range(1, min(_ROOMS, len(runs.runs)))]
-    for place in range(len(runs.runs)):
-        work += [add(place, total, function) for total, function in zip(totals, sums, strict=True)]
-        if place + _ROOMS < len(runs.runs):
-            work.append(prepare_ahead(place + _ROOMS))
-    threads.run(lambda do: do(), [walk_all, *work], uses_blas=True)
-    return tuple(total.value for total in totals)
-
-
-def _runs_in_turn(time, room, prepare, views):
-    """The runs of a walk that prepares its factors itself."""
-    length = room.shape[1]
-    for stop in range(time, 0, -length):
-        start = max(0, stop - length)
-        prepare(slice(start, stop), room[:, : stop - start])
-        yield start, stop, views
-
-
-class _SharedRuns:
-    """The runs of a walk whose factors others may prepare, and who may use what it has completed."""
-
-    def __init__(self, time, rooms, prepare, split):
-        length = rooms.shape[2]
-        self.runs = [_Run(slice(max(0, stop - length), stop)) for stop in range(time, 0, -length)]
-        self.rooms, self.views = rooms, [split(room) for room in rooms]
-        self.function = prepare
-
-    def prepare(self, place):
-        """Prepare a run's factors, unless somebody has begun to."""
-        run = self.runs[place]
-        if not run.claim.acquire(blocking=False):
-            return
-        try:
-            if place >= _ROOMS:
-                self.runs[place - _ROOMS].is_complete.wait()
-            steps = run.steps
-            self.function(steps, self.rooms[place % _ROOMS][:, : steps.stop - steps.start])
-        finally:
-            run.is_prepared.set()
-
-    def __iter__(self):
-        for place, run in enumerate(self.runs):
-            self.prepare(place)
-            run.is_prepared.wait()
-            yield run.steps.start, run.steps.stop, self.views[place % _ROOMS]
-            run.is_complete.set()
-
-    def end(self):
-        for run in self.runs:
-            run.is_complete.set()
-
-
-class _Run:
-    def __init__(self, steps):
-        self.steps = steps
-        self.claim = threading.Lock()
-        self.is_prepared, self.is_complete = threading.Event(), threading.Event()
-
-
-def _whole(sums, time):
-    """The sums over all steps at once."""
-    return tuple(function(slice(0, time)) for function in sums)
-
-
-class _Sum:
-    """A sum to which several threads add, always in the same order."""
-
-    def __init__(self):
-        self.value = None
-        self.place = 0
-        self.is_changed = threading.Condition()
-
-    def add(self, place, term):
-        """Add one term, or None, after those of the places before it."""
-        with self.is_changed:
-            try:
-                self.is_changed.wait_for(lambda: self.place == place)
-                if self.value is None:
-                    self.value = term
-                elif term is not None:
-                    self.value += term
-            finally:
-                self.place = place + 1
-                self.is_changed.notify_all()
-
-
-def _steps(slots):
-    """The views of (slots, time, ...) at each step, made once: within the loop one costs as much as a short pass."""
-    return list(slots.swapaxes(0, 1))
-
-
-def _forward_product(kernel, dropout, rows, h) -> tuple[Any, Any]:
-    """A function that multiplies a block's state by the kernel, into an array of its own (gates, rows, units)."""
-    out = np.empty((len(kernel), *h.shape), h.dtype)
-    if dropout is None:
-        return out, lambda h: np.matmul(h, kernel, out=out)
-    masks, dropped = dropout[:, rows], np.empty_like(out)
-    return out, lambda h: np.matmul(np.multiply(h, masks, out=dropped), kernel, out=out)
-
-
-def _backward_product(kernel, dropout, out):
-    """A function that makes of the gradient of pre-activations (batch, columns) that of the state, in `out`."""
-    if dropout is None:
-        transposed = np.ascontiguousarray(kernel.T)  # at every step BLAS would take half of the product's time for it
-        return lambda dz: np.dot(dz, transposed, out=out)
-    gates = len(dropout)
-    matrices = np.ascontiguousarray(by_gate(kernel, gates).swapaxes(1, 2))
-    parts = np.empty((gates, *out.shape), out.dtype)
-
-    def gradient(dz):
-        np.matmul(by_gate(dz, gates), matrices, out=parts)
-        np.multiply(parts, dropout, out=parts)
-        np.add.reduce(parts, axis=0, out=out)
-
-    return gradient
-
-
-def _numbers(keep, dtype) -> tuple[Any, Any]:
-    """1 where a step is kept, and 1 where it is left out; None each without a mask."""
-    return (None, None) if keep is None else (keep.astype(dtype), (~keep).astype(dtype))
+    return whole(sums, time)
 
 
 # --- Elman network -------------------------------------------------------------------------------------------------
@@ -365,7 +122,7 @@ def _numbers(keep, dtype) -> tuple[Any, Any]:
 @kernel
 def simple_rnn_forward(gates, h, kernel, dropout, keep, fill=None):
     """h_{t+1} ← tanh(z_t + h_t · kernel), with z in the one slot of the gates."""
-    _fill_all(fill, gates)
+    fill_all(fill, gates)
     for t in range(gates.shape[1]):
         z = gates[0, t] + _state_product(h[t], kernel, dropout)[0]
         h[t + 1] = _where_kept(keep, t, devices.array_module(z).tanh(z), h[t])
@@ -375,7 +132,7 @@ def simple_rnn_forward(gates, h, kernel, dropout, keep, fill=None):
 def simple_rnn_forward(gates, h, kernel, dropout, keep, fill=None):
     def walk(rows, runs):
         z, hs = list(gates[0, :, rows]), list(h[:, rows])
-        (recurrent,), multiply = _forward_product(kernel, dropout, rows, hs[0])
+        (recurrent,), multiply = forward_product(kernel, dropout, rows, hs[0])
         masked = None if keep is None else ~keep[:, rows]
         for t in itertools.chain.from_iterable(runs):
             multiply(hs[t])
@@ -384,12 +141,12 @@ def simple_rnn_forward(gates, h, kernel, dropout, keep, fill=None):
             if masked is not None:
                 np.copyto(hs[t + 1], hs[t], where=masked[t])
 
-    _forwards(walk, 1, gates, fill)
+    forwards(walk, 1, gates, fill)
 
 
 @simple_rnn_forward.cuda(strided=("kernel", "dropout", "keep"))
 def simple_rnn_forward(gates, h, kernel, dropout, keep, fill=None):
-    _fill_all(fill, gates)
+    fill_all(fill, gates)
     _, time, _, units = gates.shape
     keep = _in_one_piece(keep)
     for t in range(time):
@@ -410,12 +167,12 @@ def simple_rnn_backward(dz, dy, dh, h, kernel, dropout, keep, sums=()):
             dh += dy[t]
         dz[t] = dh * (1 - h[t + 1] * h[t + 1])
         _step_back(t, dz[t], 0, dh, kernel, dropout, keep)
-    return _whole(sums, len(dz))
+    return whole(sums, len(dz))
 
 
 @simple_rnn_backward.cpu
 def simple_rnn_backward(dz, dy, dh, h, kernel, dropout, keep, sums=()):
-    kept, passes = _numbers(keep, dz.dtype)
+    kept, passes = numbers_of(keep, dz.dtype)
     one = np.array(1, dz.dtype)
 
     def prepare(steps, factors):
@@ -426,7 +183,7 @@ def simple_rnn_backward(dz, dy, dh, h, kernel, dropout, keep, sums=()):
             slope *= kept[steps]
 
     def walk(runs):
-        multiply, passed = _backward_product(kernel, dropout, dh), np.empty_like(dh)
+        multiply, passed = backward_product(kernel, dropout, dh), np.empty_like(dh)
         for start, stop, slopes in runs:
             for t in range(stop - 1, start - 1, -1):
                 out = dz[t]
@@ -439,7 +196,7 @@ def simple_rnn_backward(dz, dy, dh, h, kernel, dropout, keep, sums=()):
                 if passes is not None:
                     np.add(dh, passed, out=dh)
 
-    return _backwards(walk, dz, dh.shape[1], sums, 1, prepare, lambda room: list(room[0]))
+    return backwards(walk, dz, dh.shape[1], sums, 1, prepare, lambda room: list(room[0]))
 
 
 @simple_rnn_backward.cuda(strided=("kernel", "dropout", "keep", "dy"))
@@ -472,7 +229,7 @@ def lstm_forward(gates, h, c, kernel, dropout, keep, fill=None):
     and ends as the last.
     """
     xp = devices.array_module(gates)
-    _fill_all(fill, gates)
+    fill_all(fill, gates)
     for t in range(gates.shape[1]):
         z = gates[:4, t] + _state_product(h[t], kernel, dropout)
         (i, f, o), g = _sigmoid_of_halved(z[:3]), xp.tanh(z[3])
@@ -490,11 +247,11 @@ def lstm_forward(gates, h, c, kernel, dropout, keep, fill=None):
 
     def walk(rows, runs):
         block, hs = gates[:, :, rows], list(h[:, rows])
-        z, i_f_o, i_f, g_c = _steps(block[:4]), _steps(block[:3]), _steps(block[:2]), _steps(block[3:5])
+        z, i_f_o, i_f, g_c = steps_of(block[:4]), steps_of(block[:3]), steps_of(block[:2]), steps_of(block[3:5])
         o, tanh_c = list(block[2]), list(block[5])
         cs = [*block[4], c[rows]]  # before each step and after the last
         cs[0][...] = cs[-1]
-        recurrent, multiply = _forward_product(kernel, dropout, rows, hs[0])
+        recurrent, multiply = forward_product(kernel, dropout, rows, hs[0])
         both = np.empty((2, *hs[0].shape), h.dtype)
         i_g, f_c = both
         masked = None if keep is None else ~keep[:, rows]
@@ -513,12 +270,12 @@ def lstm_forward(gates, h, c, kernel, dropout, keep, fill=None):
                 np.copyto(hs[t + 1], hs[t], where=masked[t])
                 np.copyto(after, cs[t], where=masked[t])
 
-    _forwards(walk, 4, gates, fill)
+    forwards(walk, 4, gates, fill)
 
 
 @lstm_forward.cuda(strided=("kernel", "dropout", "keep"))
 def lstm_forward(gates, h, c, kernel, dropout, keep, fill=None):
-    _fill_all(fill, gates)
+    fill_all(fill, gates)
     _, time, _, units = gates.shape
     keep = _in_one_piece(keep)
     for t in range(time):
@@ -549,12 +306,12 @@ def lstm_backward(dz, dy, dh, dc, gates, kernel, dropout, keep, sums=()):
         dz[t] = xp.concatenate([di, df, dg, do], axis=1)
         dc[...] = _where_kept(keep, t, d * f, dc)
         _step_back(t, dz[t], 0, dh, kernel, dropout, keep)
-    return _whole(sums, len(dz))
+    return whole(sums, len(dz))
 
 
 @lstm_backward.cpu
 def lstm_backward(dz, dy, dh, dc, gates, kernel, dropout, keep, sums=()):
-    kept, passes = _numbers(keep, dz.dtype)
+    kept, passes = numbers_of(keep, dz.dtype)
 
     def prepare(steps, factors):
         _lstm_factors(gates[:, steps], factors)
@@ -563,7 +320,7 @@ def lstm_backward(dz, dy, dh, dc, gates, kernel, dropout, keep, sums=()):
             factors[0] += passes[steps]
 
     def walk(runs):
-        multiply, passed, dc_now = _backward_product(kernel, dropout, dh), np.empty_like(dh), np.empty_like(dc)
+        multiply, passed, dc_now = backward_product(kernel, dropout, dh), np.empty_like(dh), np.empty_like(dc)
         # What a step computes, in the factors' order: from dc its rest and di, df, dg; from dh do and a part of dc.
         parts = np.zeros((6, *dh.shape), dh.dtype)
         from_dc, from_dh, into_dz, rest, part = parts[:4], parts[4:], parts[1:5], parts[0], parts[5]
@@ -584,7 +341,7 @@ def lstm_backward(dz, dy, dh, dc, gates, kernel, dropout, keep, sums=()):
                     np.add(dh, passed, out=dh)
         dc[...] = rest
 
-    return _backwards(walk, dz, dh.shape[1], sums, 6, prepare, lambda room: (_steps(room[:4]), _steps(room[4:])))
+    return backwards(walk, dz, dh.shape[1], sums, 6, prepare, lambda room: (steps_of(room[:4]), steps_of(room[4:])))
 
 
 def _lstm_factors(gates, factors):
@@ -633,7 +390,7 @@ def gru_after_forward(gates, h, kernel, bias, dropout, keep, fill=None):
     Slots of the gates: z, r, the candidate, and the candidate's recurrent part, the state's product plus bias (units,).
     """
     xp = devices.array_module(gates)
-    _fill_all(fill, gates)
+    fill_all(fill, gates)
     for t in range(gates.shape[1]):
         product = _state_product(h[t], kernel, dropout)
         z, r = _sigmoid_of_halved(gates[:2, t] + product[:2])
@@ -650,8 +407,8 @@ def gru_after_forward(gates, h, kernel, bias, dropout, keep, fill=None):
 
     def walk(rows, runs):
         block, hs = gates[:, :, rows], list(h[:, rows])
-        z_r, (z, r, candidates, recurrents) = _steps(block[:2]), [list(slot) for slot in block]
-        product, multiply = _forward_product(kernel, dropout, rows, hs[0])
+        z_r, (z, r, candidates, recurrents) = steps_of(block[:2]), [list(slot) for slot in block]
+        product, multiply = forward_product(kernel, dropout, rows, hs[0])
         two, part = product[:2], product[2]
         wide_bias = np.zeros_like(part)  # one row for each sequence: no broadcast within the loop
         if bias is not None:
@@ -674,12 +431,12 @@ def gru_after_forward(gates, h, kernel, bias, dropout, keep, fill=None):
             if masked is not None:
                 np.copyto(after, hs[t], where=masked[t])
 
-    _forwards(walk, 3, gates, fill)
+    forwards(walk, 3, gates, fill)
 
 
 @gru_after_forward.cuda(strided=("kernel", "dropout", "keep"))
 def gru_after_forward(gates, h, kernel, bias, dropout, keep, fill=None):
-    _fill_all(fill, gates)
+    fill_all(fill, gates)
     _, time, _, units = gates.shape
     keep = _in_one_piece(keep)
     for t in range(time):
@@ -711,13 +468,13 @@ def gru_after_backward(dz, dy, dh, gates, h, kernel, dropout, keep, sums=()):
         d_z, d_r = dh * (h[t] - candidate) * z * (1 - z), d_candidate * recurrent * r * (1 - r)
         dz[t] = xp.concatenate([d_candidate, d_z, d_r, d_candidate * r], axis=1)
         _step_back(t, dz[t], dh * z, dh, kernel, dropout, keep, first=dh.shape[1])
-    return _whole(sums, len(dz))
+    return whole(sums, len(dz))
 
 
 @gru_after_backward.cpu
 def gru_after_backward(dz, dy, dh, gates, h, kernel, dropout, keep, sums=()):
     units = dh.shape[1]
-    kept, passes = _numbers(keep, dz.dtype)
+    kept, passes = numbers_of(keep, dz.dtype)
 
     def prepare(steps, factors):
         _gru_after_factors(gates[:, steps], h[:-1][steps], factors)
@@ -727,7 +484,7 @@ def gru_after_backward(dz, dy, dh, gates, h, kernel, dropout, keep, sums=()):
 
     def walk(runs):
         through, parts = np.empty_like(dh), np.empty((5, *dh.shape), dh.dtype)
-        multiply = _backward_product(kernel, dropout, through)
+        multiply = backward_product(kernel, dropout, through)
         direct, into_dz = parts[0], parts[1:]
         for start, stop, of_dh in runs:
             for t in range(stop - 1, start - 1, -1):
@@ -739,7 +496,7 @@ def gru_after_backward(dz, dy, dh, gates, h, kernel, dropout, keep, sums=()):
                 multiply(out[:, units:])
                 np.add(direct, through, out=dh)
 
-    return _backwards(walk, dz, units, sums, 5, prepare, _steps)
+    return backwards(walk, dz, units, sums, 5, prepare, steps_of)
 
 
 def _gru_after_factors(gates, h, factors):
@@ -790,7 +547,7 @@ def gru_before_forward(gates, h, kernel, dropout, keep, fill=None):
     Slots of the gates: z, r, the candidate, and r h, dropped. The kernel's last matrix is that of the candidate.
     """
     xp = devices.array_module(gates)
-    _fill_all(fill, gates)
+    fill_all(fill, gates)
     for t in range(gates.shape[1]):
         product = _state_product(h[t], kernel[:2], None if dropout is None else dropout[:2])
         z, r = _sigmoid_of_halved(gates[:2, t] + product)
@@ -809,8 +566,8 @@ def gru_before_forward(gates, h, kernel, dropout, keep, fill=None):
 
     def walk(rows, runs):
         block, hs = gates[:, :, rows], list(h[:, rows])
-        z_r, (z, r, candidates, resets) = _steps(block[:2]), [list(slot) for slot in block]
-        two, multiply = _forward_product(of_gates, gate_masks, rows, hs[0])
+        z_r, (z, r, candidates, resets) = steps_of(block[:2]), [list(slot) for slot in block]
+        two, multiply = forward_product(of_gates, gate_masks, rows, hs[0])
         masks = None if candidate_masks is None else candidate_masks[rows]
         masked = None if keep is None else ~keep[:, rows]
         part = np.empty_like(hs[0])
@@ -833,12 +590,12 @@ def gru_before_forward(gates, h, kernel, dropout, keep, fill=None):
             if masked is not None:
                 np.copyto(after, hs[t], where=masked[t])
 
-    _forwards(walk, 3, gates, fill)
+    forwards(walk, 3, gates, fill)
 
 
 @gru_before_forward.cuda(strided=("kernel", "keep"))
 def gru_before_forward(gates, h, kernel, dropout, keep, fill=None):
-    _fill_all(fill, gates)
+    fill_all(fill, gates)
     _, time, _, units = gates.shape
     reset = devices.array_module(h).empty_like(h[0])
     of_gates = None if dropout is None else dropout[:2]
@@ -878,13 +635,13 @@ def gru_before_backward(dz, dy, dh, gates, h, kernel, dropout, keep, sums=()):
         dz[t] = xp.concatenate([d_z, d_r, d_candidate], axis=1)
         direct = dh * z + d_reset_h * r
         _step_back(t, dz[t], direct, dh, kernel[:, :columns], gate_masks, keep, last=columns)
-    return _whole(sums, len(dz))
+    return whole(sums, len(dz))
 
 
 @gru_before_backward.cpu
 def gru_before_backward(dz, dy, dh, gates, h, kernel, dropout, keep, sums=()):
     units = dh.shape[1]
-    kept, passes = _numbers(keep, dz.dtype)
+    kept, passes = numbers_of(keep, dz.dtype)
     of_gates, of_candidate = kernel[:, : 2 * units], kernel[:, 2 * units :].T
     gate_masks, masks = (None, None) if dropout is None else (dropout[:2], dropout[2])
 
@@ -897,7 +654,7 @@ def gru_before_backward(dz, dy, dh, gates, h, kernel, dropout, keep, sums=()):
 
     def walk(runs):
         through, d_reset_h, parts = np.empty_like(dh), np.empty_like(dh), np.empty((5, *dh.shape), dh.dtype)
-        multiply = _backward_product(of_gates, gate_masks, through)
+        multiply = backward_product(of_gates, gate_masks, through)
         from_dh, from_reset, into_dz = parts[::2], parts[1::2], parts[:3]
         d_candidate, from_r, from_z = parts[2:]
         for start, stop, (of_dh, of_reset) in runs:
@@ -915,7 +672,7 @@ def gru_before_backward(dz, dy, dh, gates, h, kernel, dropout, keep, sums=()):
                 np.add(through, from_r, out=through)
                 np.add(through, from_z, out=dh)
 
-    return _backwards(walk, dz, units, sums, 5, prepare, lambda room: (_steps(room[::2]), _steps(room[1::2])))
+    return backwards(walk, dz, units, sums, 5, prepare, lambda room: (steps_of(room[::2]), steps_of(room[1::2])))
 
 
 def _gru_before_factors(gates, h, factors):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gpukeras.backend import blas, devices
-from gpukeras.kernels.recurrent import by_gate
+from gpukeras.kernels.walks import by_gate
 
 __all__ = ["Gradients", "Walk", "column_sums"]
 

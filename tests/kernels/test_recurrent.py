@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpukeras.backend import threads
-from gpukeras.kernels import recurrent
+from gpukeras.kernels import recurrent, walks
 from tests.helpers import assert_close
 
 # For each cell: its gates, the slots of its arrays of gates, the columns of dz per unit.
@@ -35,10 +35,10 @@ PLAIN |= {"has_fill": True, "dtype": "float32", "seed": 0}
 def shared(monkeypatch, request):
     """Share out small problems as if they were large ones: the input's part ahead of the walk, or walks of halves."""
     for name in ("_THREADED", "_FEW_STEPS", "_SHARED", "_RUN_ROWS", "_FILLED_ROWS"):
-        monkeypatch.setattr(recurrent, name, 1)
+        monkeypatch.setattr(walks, name, 1)
     if request.param == "halves":
-        monkeypatch.setattr(recurrent, "_HALVED", 1)
-    monkeypatch.setattr(recurrent, "_FACTORS", 100)
+        monkeypatch.setattr(walks, "_HALVED", 1)
+    monkeypatch.setattr(walks, "_FACTORS", 100)
 
 
 def walk(cell, problem, is_reference=False):
@@ -55,7 +55,7 @@ def walk(cell, problem, is_reference=False):
     keep = random(time, batch, 1) > 0 if problem["is_masked"] else None
     dz, dh = random(time, batch, columns * units), random(batch, units)
     dy = random(time, batch, units) if problem["has_dy"] else None
-    matrices, c, dc, bias = recurrent.by_gate(kernel, gates), random(batch, units), random(batch, units), random(units)
+    matrices, c, dc, bias = walks.by_gate(kernel, gates), random(batch, units), random(batch, units), random(units)
     forward, backward = getattr(recurrent, f"{cell}_forward"), getattr(recurrent, f"{cell}_backward")
     if is_reference:
         forward, backward = forward.reference, backward.reference
@@ -163,7 +163,7 @@ def test_terms_are_added_in_the_order_of_their_places():
     """Large, small, and minus large: another order would give another sum."""
     terms = [1e20, 1.0, -1e20, 1.0]
     for order in ([0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]):
-        total = recurrent._Sum()
+        total = walks._Sum()
         workers = [threading.Thread(target=total.add, args=(place, np.array([terms[place]]))) for place in order]
         for worker in workers:
             worker.start()
