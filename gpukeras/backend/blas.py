@@ -55,7 +55,7 @@ def add_scaled(x, alpha, y, beta=1.0):
     """
     library = _library() if y.size >= _MANY else None
     add = None if library is None else library.add_scaled.get(y.dtype.char)
-    if add is not None:
+    if add is not None and x.flags.c_contiguous and y.flags.c_contiguous and x.dtype == y.dtype:
         add(y.size, alpha, x.ctypes.data, 1, beta, y.ctypes.data, 1)
         return
     if beta != 1:

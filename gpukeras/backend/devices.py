@@ -19,6 +19,7 @@ __all__ = [
     "default_module",
     "gpu_memory",
     "is_array",
+    "is_on_gpu",
     "probe",
     "register_device",
     "set_default_device",
@@ -32,6 +33,7 @@ _module_of_type = {np.ndarray: np}  # array type -> array module
 _to_numpy_of_type = {}  # array type of another device -> function to NumPy
 _default: str | None = None  # device name, None until first use
 
+_CUDA_OF_DLPACK = 2, 13  # kDLCUDA, kDLCUDAManaged: memory that kernels reach
 _INSTALL = "pip install 'gpukeras[cuda12]' (or 'gpukeras[cuda13]' for a CUDA 13 driver)"
 
 
@@ -164,6 +166,13 @@ def is_array(value):
     return any(base in _module_of_type for base in kind.__mro__) or _recognize(value) is not None
 
 
+def is_on_gpu(value):
+    """Whether `value`, an array of any library, says that its memory is a GPU's."""
+    if hasattr(value, "__cuda_array_interface__"):
+        return True
+    return hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] in _CUDA_OF_DLPACK
+
+
 def can_record(array):
     """Whether work on the array can be recorded into a CUDA graph."""
     return array_module(array).__name__ == "cupy"
@@ -198,8 +207,10 @@ def _import_foreign(value, xp):
     """An array of someone else's library, through the first protocol that both sides know."""
     if xp is not np and hasattr(value, "__cuda_array_interface__"):
         return xp.asarray(value), xp
+    if xp is not np and hasattr(value, "__dlpack__") and is_on_gpu(value):
+        return xp.from_dlpack(value), xp
     if hasattr(value, "__array__"):
         return np.asarray(value), np
     if hasattr(value, "__dlpack__"):
-        return xp.from_dlpack(value), xp
+        return np.from_dlpack(value), np
     return value, None

@@ -14,6 +14,7 @@ from gpukeras.backend import devices
 __all__ = [
     "ALIGNMENT",
     "FlatBuffer",
+    "free_memory",
     "keep_freed_blocks",
     "kept",
     "limit_kept",
@@ -119,6 +120,20 @@ def _glibc():
         return None
     library = ctypes.CDLL(None)
     return library if hasattr(library, "gnu_get_libc_version") else None
+
+
+def free_memory():
+    """Bytes that new arrays may take on the default device; None where it does not tell, as on NumPy."""
+    cupy = sys.modules.get("cupy")
+    if cupy is None or devices.default_module() is not cupy:
+        return None
+    known = devices.gpu_memory()
+    if known is None:
+        return None
+    pool = cupy.get_default_memory_pool()
+    free = known[0] + pool.free_bytes()  # what the pool keeps is not free for the driver, but for us
+    limit = pool.get_limit()
+    return min(free, limit - pool.used_bytes()) if limit else free
 
 
 # --- Scratch arrays ------------------------------------------------------------------------------------------

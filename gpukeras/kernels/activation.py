@@ -240,7 +240,7 @@ def _columns_view(axis, shape):
     """The shape (outer, size, inner), size that of `axis`; None where the axes are not neighbours."""
     axes = sorted(a % len(shape) for a in (axis if isinstance(axis, tuple) else (axis,)))
     first, last = axes[0], axes[-1] + 1
-    if last - first != len(axes):
+    if last - first != len(axes) or len(set(axes)) != len(axes):
         return None
     return math.prod(shape[:first]), math.prod(shape[first:last]), math.prod(shape[last:])
 
@@ -453,9 +453,10 @@ def logistic(random, dtype):
 @kernel
 def silu(x, y, slope=None):
     """y ← x · s with s = 1 / (1 + exp(-x)); slope, where it is not None, ← s + y · (1 - s)."""
-    s = devices.array_module(x).empty(x.shape, x.dtype)
+    xp = devices.array_module(x)
+    s = xp.empty(x.shape, x.dtype)
     logistic.reference(x, s)
-    y[...] = x * s
+    y[...] = xp.maximum(x, _SMALLEST_EXPONENT[x.dtype.itemsize]) * s  # far out, s stays at its value there
     if slope is not None:
         slope[...] = s + y * (1.0 - s)
 

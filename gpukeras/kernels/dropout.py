@@ -31,7 +31,7 @@ def masked(x, mask, scale):
     integer = _INTEGERS[y.dtype.itemsize]
     bits = y.view(integer)
     bits &= mask.astype(integer)
-    return y
+    return bits.view(y.dtype)  # NumPy makes scalars of arrays of shape (), which `&=` replaces
 
 
 @masked.cpu

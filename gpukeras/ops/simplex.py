@@ -20,7 +20,7 @@ def softmax(x, /, axis=-1):
 
     Args:
         x: Array.
-        axis: Axis or tuple of axes that the sums run over.
+        axis: Axis or tuple of axes that the sums run over; None for all.
 
     Example:
         >>> softmax([[1.0, 1.0], [0.0, 1000.0]]).numpy()
@@ -54,7 +54,7 @@ def masked_softmax(x, mask, /, axis=-1):
     Args:
         x: Array.
         mask: Boolean array (of numbers, true above 1/2) that broadcasts to x.
-        axis: Axis or tuple of axes that the sums run over.
+        axis: Axis or tuple of axes that the sums run over; None for all.
 
     Example:
         >>> masked_softmax([1.0, 1.0, 9.0], np.array([True, True, False])).numpy()
@@ -89,7 +89,7 @@ def log_softmax(x, /, axis=-1):
 
     Args:
         x: Array.
-        axis: Axis or tuple of axes that the sums run over.
+        axis: Axis or tuple of axes that the sums run over; None for all.
 
     Example:
         >>> log_softmax([0.0, 100.0]).numpy()
@@ -129,6 +129,8 @@ def sparsemax(x, /, axis=-1):
         >>> sparsemax([1.5, 1.0, 0.0]).numpy()
         array([0.75, 0.25, 0.  ], dtype=float32)
     """
+    if not isinstance(axis, int):
+        raise ValueError(f"sparsemax takes one axis, but got axis={axis!r}.")
     axis = _standardize(axis, x, "sparsemax")
     xp = devices.array_module(x)
     wide = xp.moveaxis(x, axis, -1)
@@ -150,7 +152,9 @@ def sparsemax(x, /, axis=-1):
 
 
 def _standardize(axis, x, name):
-    """`axis` as a non-negative integer, or a tuple of several."""
+    """`axis` as a non-negative integer, or a tuple of several; None stands for all axes."""
+    if axis is None:
+        axis = tuple(range(x.ndim))
     axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
     if not axes or not all(-x.ndim <= a < x.ndim for a in axes):
         raise ValueError(

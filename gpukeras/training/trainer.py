@@ -424,7 +424,8 @@ class Trainer(_LayerBelow):
             x, batch_size, verbose, steps, callbacks: As in `evaluate`.
 
         Returns:
-            Arrays of the caller's kind (NumPy, or CuPy where x is), in the structure of the model's outputs.
+            Arrays of the caller's kind (NumPy's; CuPy's where all of x is on the GPU), in the structure of the model's
+            outputs.
         """
         if callbacks is None and verbose == 0:
             if steps is None and is_one_batch(x, batch_size) and type(self).predict_step is Trainer.predict_step:
@@ -443,23 +444,21 @@ class Trainer(_LayerBelow):
                 steps=data.steps,
                 model=self,
             )
-        keep = (lambda array: array) if _is_on_device(x) else devices.to_numpy
-        batches = []
+        results = _Outputs(_module_of(x, data))
         with interrupts.between_steps():
             callbacks.on_predict_begin()
             for number, batch in _grouped(data.epoch(), self.steps_per_execution):
                 callbacks.on_predict_batch_begin(number)
                 for one in batch:
-                    outputs = self._predict_one(one)
-                    batches.append(map_structure(lambda y: keep(y.array) if isinstance(y, Tensor) else y, outputs))
-                callbacks.on_predict_batch_end(number + len(batch) - 1, {"outputs": batches[-1]})
+                    results.add(self._predict_one(one))
+                callbacks.on_predict_batch_end(number + len(batch) - 1, results.last)
                 if getattr(self, "stop_predicting", False):
                     break
             callbacks.on_predict_end()
-        if not batches:
+        if not results.batches:
             raise ValueError("The data gave no batches to predict on.")
         memory.limit_kept()
-        return _concatenated(batches)
+        return _concatenated(results.all())
 
     def _predict_one(self, batch):
         if type(self).predict_step is Trainer.predict_step:
@@ -647,13 +646,56 @@ def _own_arrays(outputs):
     if type(outputs) is Tensor:
         return outputs.array.copy()
     return map_structure(
-        lambda y: y.array.copy() if isinstance(y, Tensor) else y.copy() if isinstance(y, np.ndarray) else y, outputs
+        lambda y: y.array.copy() if isinstance(y, Tensor) else y.copy() if devices.is_array(y) else y, outputs
     )
 
 
-def _is_on_device(x):
-    leaves = [leaf.array if isinstance(leaf, Tensor) else leaf for leaf in flatten(x)]
-    return bool(leaves) and all(devices.is_array(leaf) and not isinstance(leaf, np.ndarray) for leaf in leaves)
+def _module_of(x, data):
+    """The array library of the caller's x: NumPy, unless all of x is on the GPU."""
+    given = x if devices.default_module() is np else getattr(data, "structure", [None])[0]
+    modules = {devices.array_module(leaf.array if isinstance(leaf, Tensor) else leaf) for leaf in flatten(given)}
+    return modules.pop() if len(modules) == 1 else np
+
+
+_WAITING_AT_MOST = 1 << 26  # bytes of outputs
+
+
+class _Outputs:
+    """The outputs of batches, in the caller's kind of array.
+
+    Reading an output from a GPU waits for all work that was launched, so they are read many at a time.
+    """
+
+    def __init__(self, module):
+        self.batches = []  # of which the first `read` are of the caller's kind
+        self.read = 0
+        self.waiting = 0
+        self.is_crossing = module is not devices.default_module()
+        self.convert: Any = devices.to_numpy if module is np else module.asarray
+
+    def add(self, outputs):
+        if type(outputs) is Tensor:
+            self.batches.append(outputs.array)
+        else:
+            self.batches.append(map_structure(lambda y: y.array if isinstance(y, Tensor) else y, outputs))
+        if self.is_crossing:
+            self.waiting += sum(getattr(y, "nbytes", 0) for y in flatten(self.batches[-1]))
+            if self.waiting > _WAITING_AT_MOST:
+                self.all()
+
+    def all(self):
+        """Every batch's outputs."""
+        if self.is_crossing:
+            for i in range(self.read, len(self.batches)):
+                self.batches[i] = map_structure(
+                    lambda y: self.convert(y) if devices.is_array(y) else y, self.batches[i]
+                )
+            self.read, self.waiting = len(self.batches), 0
+        return self.batches
+
+    def last(self):
+        """The last batch's outputs, as callbacks get them."""
+        return {"outputs": self.all()[-1]}
 
 
 def _open_validation(data, batch_size, steps):

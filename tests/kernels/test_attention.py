@@ -72,32 +72,7 @@ def formulas(q, k, v, dy, offset, is_causal):
     return y, p, 0.4 * ds.swapaxes(-1, -2) @ k, 0.4 * ds @ q, p @ dy, ds
 
 
-@pytest.mark.parametrize("mode", ["plain", "causal"])
-@pytest.mark.parametrize("far", [(), (1,), (0, 1, 2)])
-def test_scores_near_zero_and_far_from_it(mode, far):
-    """The largest score is taken away only where it must be, pair by pair."""
-    q, k, v, dy, _ = arrays_of({**BIG, "mode": mode, "dtype": "float64", "keys": 190})
-    q *= 0.1
-    q[list(far)] *= 1e4
-    is_causal = mode == "causal"
-    y = np.empty_like(dy)
-    weights, _ = kernels.attention(q, k, v, None, y, 0.4, is_causal)
-    assert [bool(example.max() == 1) for example in weights] == [i in far for i in range(3)]
-    for actual, expected in zip(
-        results(q, k, v, dy, None, is_causal), formulas(q, k, v, dy, None, is_causal), strict=True
-    ):
-        assert_close(actual, expected, scale=1e4)  # gradients of k are as large as q
-
-
-def test_scores_that_are_no_numbers():
-    q, k, v, dy, _ = arrays_of({**BIG, "mode": "plain", "dtype": "float32"})
-    q[1, 1, 3] = np.nan
-    y = np.empty_like(dy)
-    kernels.attention(q, k, v, None, y, 0.4, False)
-    assert np.isnan(y[1, 1, 3]).all() and np.isfinite(y[0]).all() and np.isfinite(y[1, 1, :3]).all()
-
-
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(problem=PROBLEMS)
 def test_attention_and_its_gradients(problem):
     arrays, is_causal = arrays_of(problem), problem["mode"] == "causal"
