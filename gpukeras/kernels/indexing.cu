@@ -14,11 +14,14 @@ DEVICE bool is_same(const index* sorted, index n, index a, index b) {
   return a >= 0 && b < n && sorted[a] == sorted[b];
 }
 
-DEVICE void put(index row, index count, index columns, index column, wide sum, real* total) {
-  if (row >= 0 && row < count) total[row * columns + column] = to_real(sum);
+// total[row, column] += sum, where there is such a row
+DEVICE void add(index row, index count, index columns, index column, wide sum, real* total) {
+  if (row < 0 || row >= count) return;
+  real* place = total + row * columns + column;
+  *place = to_real(widen(*place) + sum);
 }
 
-// total[row] <- sum of values[order[i]] over all i with sorted[i] = row, where the run of them lies in one chunk;
+// total[row] += sum of values[order[i]] over all i with sorted[i] = row, where the run of them lies in one chunk;
 // part[chunk, 0 or 1] <- the sums of the other runs in the chunk
 KERNEL add_runs(index n, index columns, index count, const index* sorted, const index* order, const real* values,
                 wide* part, real* total) {
@@ -33,13 +36,13 @@ KERNEL add_runs(index n, index columns, index count, const index* sorted, const 
     bool goes_on = is_same(sorted, n, i, i + 1);
     if (began_before) part[(2 * chunk + FROM_BEFORE) * columns + column] = sum;
     else if (goes_on) part[(2 * chunk + GOES_ON) * columns + column] = sum;
-    else put(sorted[i], count, columns, column, sum, total);
+    else add(sorted[i], count, columns, column, sum, total);
     began_before = false;
     sum = 0;
   }
 }
 
-// total[row] <- sum of the parts of a run that begins in a chunk and goes on beyond its end
+// total[row] += sum of the parts of a run that begins in a chunk and goes on beyond its end
 KERNEL add_parts(index n, index columns, index count, const index* sorted, const wide* part, real* total) {
   index column = index(blockIdx.x) * WARP + threadIdx.x, chunk = index(blockIdx.y) * blockDim.y + threadIdx.y;
   index last = (chunk + 1) * CHUNK - 1, chunks = (n + CHUNK - 1) / CHUNK;
@@ -48,5 +51,5 @@ KERNEL add_parts(index n, index columns, index count, const index* sorted, const
   wide sum = part[(2 * chunk + GOES_ON) * columns + column];
   for (index next = chunk + 1; next < chunks && sorted[next * CHUNK] == sorted[last]; ++next)
     sum += part[(2 * next + FROM_BEFORE) * columns + column];
-  put(sorted[last], count, columns, column, sum, total);
+  add(sorted[last], count, columns, column, sum, total);
 }

@@ -14,18 +14,14 @@ _CHUNK = 64  # sorted numbers that a thread of the CUDA kernel walks over
 
 
 @kernel
-def add_rows(values, index, count):
-    """The rows of values (n, ...) summed up into `count` rows, each into that of its index (n,), 0 <= index < count."""
-    xp = devices.array_module(values)
-    total = xp.zeros((count, *values.shape[1:]), values.dtype)
-    xp.add.at(total, index, values)
-    return total
+def add_rows(values, index, total):
+    """total[index[i]] += values[i] for all i, in place: values (n, ...), index (n,), total (count, ...)."""
+    devices.array_module(values).add.at(total, index, values)
 
 
 @add_rows.cuda
-def add_rows(values, index, count):
+def add_rows(values, index, total):
     xp = devices.array_module(values)
-    total = xp.zeros((count, *values.shape[1:]), values.dtype)
     n, columns = len(values), math.prod(values.shape[1:])
     chunks = -(-n // _CHUNK)
     if not values.size or chunks > 8 * 65535:  # what a grid's second axis can have
@@ -34,15 +30,14 @@ def add_rows(values, index, count):
     order = index.argsort(kind="stable")
     part, runs = xp.empty((chunks, 2, columns), cuda.wide_dtype(values.dtype)), index[order]
     grid, block = (-(-columns // 32), -(-chunks // 8)), (32, 8)
-    _CUDA.launch("add_runs", values, grid, block, n, columns, count, runs, order, values, part, total)
+    _CUDA.launch("add_runs", values, grid, block, n, columns, len(total), runs, order, values, part, total)
     if chunks > 1:
-        _CUDA.launch("add_parts", values, grid, block, n, columns, count, runs, part, total)
-    return total
+        _CUDA.launch("add_parts", values, grid, block, n, columns, len(total), runs, part, total)
 
 
 @add_rows.samples
 def add_rows(random, dtype):
     for n, count, width in (1, 1, 1), (70, 9, 5), (1000, 3, 33), (500, 400, 64), (0, 3, 2):
         index = abs(random((n,), "float32") * 1000.0).astype("int64") % count
-        yield random((n, width), dtype) * (count / (n + count)) ** 0.5, index, count
-    yield random((130, 2, 3), dtype), random((130,), "float32").astype("int32") * 0, 2
+        yield random((n, width), dtype) * (count / (n + count)) ** 0.5, index, random((count, width), dtype)
+    yield random((130, 2, 3), dtype), random((130,), "float32").astype("int32") * 0, random((2, 2, 3), dtype)

@@ -89,7 +89,7 @@ def _built(name, source, flags, objects=()):
         command += ["-x", "none", *objects]
     state = "\n".join([_version(), *command, source, *((FOLDER / h).read_text(encoding="utf-8") for h in HEADERS)])
     digest = hashlib.sha256(state.encode()).hexdigest()[:16]
-    path = _cache() / f"{digest}-{name}"
+    path = cache() / f"{digest}-{name}"
     if not path.exists():
         # Under a name of its own first: several test processes may build the same file.
         unfinished = path.with_name(f"{path.name}.{os.getpid()}")
@@ -106,7 +106,8 @@ def _version():
 
 
 @functools.cache
-def _cache():
+def cache():
+    """A folder of the user's for what was built, by a digest of all that went into it."""
     folder = Path(tempfile.gettempdir()) / f"gpukeras-emulator-{getpass.getuser()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder

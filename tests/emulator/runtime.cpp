@@ -81,6 +81,8 @@ struct Fiber : Thread {
 };
 
 Context scheduler;
+char* stacks;  // kept from launch to launch: the system's zero pages take longer than small kernels
+size_t stack_count;
 std::vector<Fiber> fibers;
 std::vector<std::pair<const void*, void*>> shared_arrays;
 void* dynamic_array;
@@ -159,7 +161,7 @@ bool run_warp(size_t warp, bool shuffles, const char*& fault) {
   }
 }
 
-const char* run_block(char* stacks, bool shuffles) {
+const char* run_block(bool shuffles) {
   size_t count = fibers.size(), warps = (count + 31) / 32;
   for (size_t i = 0; i < count; ++i) {
     Fiber& f = fibers[i];
@@ -229,7 +231,11 @@ const char* launch(void (*body)(void**), void** args, const unsigned* grid, cons
   kernel_args = args;
   random_state = seed;
   fibers.resize(threads);
-  char* stacks = static_cast<char*>(aligned_alloc(64, STACK * threads));
+  if (threads > stack_count) {
+    free(stacks);
+    stacks = static_cast<char*>(aligned_alloc(64, STACK * threads));
+    stack_count = threads;
+  }
   size_t dynamic_size = (dynamic_bytes + 15) / 16 * 16 + 16;
   dynamic_array = aligned_alloc(16, dynamic_size);
   // Every block once: counting on by a step that has no divisor in common with their number, from a random start.
@@ -252,7 +258,7 @@ const char* launch(void (*body)(void**), void** args, const unsigned* grid, cons
     block_index = {unsigned(position % grid[0]), unsigned(position / grid[0] % grid[1]),
                    unsigned(position / (uint64_t(grid[0]) * grid[1]))};
     memset(dynamic_array, 0xff, dynamic_size);
-    fault = run_block(stacks, seed != 0);
+    fault = run_block(seed != 0);
     for (auto& [tag, memory] : shared_arrays) free(memory);
     shared_arrays.clear();
   }
@@ -260,7 +266,6 @@ const char* launch(void (*body)(void**), void** args, const unsigned* grid, cons
   _mm_setcsr(control);
 #endif
   free(dynamic_array);
-  free(stacks);
   return fault;
 }
 

@@ -5,7 +5,10 @@ NVRTC needs neither a GPU nor a driver: it and the headers of the 16-bit floats 
 
 import ctypes
 import functools
+import hashlib
 import importlib.util
+import json
+import os
 import re
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import pytest
 
 import gpukeras.kernels
 from gpukeras.backend import cuda, dtypes
+from tests.emulator.compile import cache
 
 SOURCES = sorted(path.stem for path in Path(gpukeras.kernels.__file__).parent.glob("*.cu"))
 # Turing, Ampere, Hopper and Blackwell. float32 for all; the others where they differ: Turing has no bfloat16.
@@ -48,8 +52,20 @@ def nvrtc():
 
 
 def compiled(text, options):
-    """The PTX and the log of a compilation to machine code."""
+    """The PTX and the log of a compilation to machine code; those of an earlier run, where nothing has changed."""
     library, headers = nvrtc()
+    version = (ctypes.c_int * 2)()
+    library.nvrtcVersion(ctypes.byref(version, 0), ctypes.byref(version, 4))
+    state = "\n".join([f"{version[0]}.{version[1]}", text, *options])
+    kept = cache() / f"{hashlib.sha256(state.encode()).hexdigest()[:16]}-nvrtc.json"
+    if not kept.exists():
+        unfinished = kept.with_name(f"{kept.name}.{os.getpid()}")
+        unfinished.write_text(json.dumps(_compile(library, headers, text, options)), encoding="utf-8")
+        os.replace(unfinished, kept)
+    return json.loads(kept.read_text(encoding="utf-8"))
+
+
+def _compile(library, headers, text, options):
     program = ctypes.c_void_p()
     library.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"kernels.cu", 0, None, None)
     options = [option.encode() for option in (*options, f"-I{headers}")]
