@@ -5,7 +5,8 @@
 //     wide    what is computed in: double for float64, else float
 //     index   counts elements; 64 bits, so that any array can be indexed
 //
-// Same shapes, same bits: all sums have an order that follows from the shapes alone, and no result is summed by atomics.
+// Same shapes, same bits: the order of all sums follows from the shapes, and from whether arrays begin at a multiple of 16
+// bytes, as all do but views of others; no result is summed by atomics.
 
 typedef long long index;
 typedef signed char int8;
