@@ -73,12 +73,19 @@ def float_dtype(request):
     return request.param
 
 
-@pytest.fixture(params=["numpy", "strict"])
+@pytest.fixture(params=["numpy", "strict", "emulator"])
 def device(request):
-    """Each device of a machine without a GPU: NumPy, and one on NumPy memory as strict as CuPy."""
+    """Each device of a machine without a GPU: NumPy, one on its memory as strict as CuPy, one that runs CUDA C."""
     from gpukeras.backend import devices
     from tests import strict_device
 
     strict_device.install()
+    if request.param == "emulator":
+        from tests.emulator import compile
+        from tests.emulator import device as emulator
+
+        if compile.reason_to_skip():
+            pytest.skip(compile.reason_to_skip())
+        emulator.install()
     with devices.use_device(request.param):
         yield request.param

@@ -12,6 +12,7 @@ from gpukeras.autograd.scope import gradient_place
 from gpukeras.autograd.symbolic import KerasTensor
 from gpukeras.autograd.tensor import Tensor, convert_to_array
 from gpukeras.backend import devices, dtypes
+from gpukeras.kernels import indexing as kernels
 from gpukeras.ops.elementwise import as_array
 from gpukeras.ops.shaping import _axis, _sizes
 
@@ -57,7 +58,7 @@ def add_rows(count, index, values, out=None):
         total = out
         total[...] = 0
     if xp is not np or values.dtype.kind == "V":
-        scatter_add(total, index, values)
+        kernels.add_rows(values, index, total)
         return total
     if not index.size:
         return total

@@ -9,6 +9,7 @@ from gpukeras.autograd.scope import gradient_place
 from gpukeras.autograd.tensor import convert_to_array
 from gpukeras.backend import blas, devices
 from gpukeras.kernels import linear as kernels
+from gpukeras.kernels.activation import relu_backward
 from gpukeras.ops import elementwise, exponential, reduction, shaping
 from gpukeras.ops.elementwise import as_array, as_float, promote, unbroadcast
 
@@ -54,7 +55,7 @@ def linear(x, kernel, bias=None, /, is_rectified=False):
     def backward(dy, needs):
         drows = dy if dy.ndim == 2 else dy.reshape(-1, dy.shape[-1])
         if is_rectified:
-            drows = drows * (y > 0)
+            drows = relu_backward(drows, y)
         dx = kernels.linear(drows, kernel.T).reshape(x.shape) if needs.x else None
         dkernel = blas.matmul(rows.T, drows, out=gradient_place(kernel, rows, drows)) if needs.kernel else None
         dbias = kernels.sum_of_rows(drows) if needs.bias else None

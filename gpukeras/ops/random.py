@@ -30,12 +30,14 @@ def dropout(x, state, /, rate, noise_shape=None):
     Shapes:
         x (...), state (2,) uint32  ->  y (...)
 
-    Keeps the mask until the backward pass.
+    Keeps the mask until the backward pass, on a GPU only the state: there the same bits are drawn again.
 
     Example:
         >>> dropout(np.ones(6, "float32"), np.uint32([7, 0]), rate=0.5).numpy()
         array([0., 0., 2., 2., 2., 2.], dtype=float32)
     """
+    if noise_shape is None and devices.array_module(x) is not np:
+        return _dropout_without_mask(x, state, rate)
     mask = _mask(x, state, rate, noise_shape, "dropout")
     scale = x.dtype.type(0.0 if rate == 1 else 1.0 / (1.0 - rate))
 
@@ -43,6 +45,15 @@ def dropout(x, state, /, rate, noise_shape=None):
         return kernels.masked(dy, mask, scale) if needs.x else None, None
 
     return kernels.masked(x, mask, scale), backward
+
+
+def _dropout_without_mask(x, state, rate):
+    _check(x, rate, "dropout")
+
+    def backward(dy, needs):
+        return kernels.dropout(dy, state, rate) if needs.x else None, None
+
+    return kernels.dropout(x, state, rate), backward
 
 
 # Where SELU saturates: -alpha * scale (Klambauer et al., "Self-Normalizing Neural Networks", 2017).
@@ -111,12 +122,16 @@ def shuffle(x, state, /, axis=0):
     return xp.take_along_axis(x, order, axis), backward
 
 
-def _mask(x, state, rate, noise_shape, name):
-    """-1 (all bits set) with probability 1 - rate, else 0; int8, of a shape that fits x."""
+def _check(x, rate, name):
     if not 0 <= rate <= 1:
         raise ValueError(f"{name}: rate must lie between 0 and 1, but got {rate}.")
     if not dtypes.is_float(x.dtype):
         raise TypeError(f"{name} needs a float input, but got dtype {x.dtype.name}. Cast it first (ops.cast).")
+
+
+def _mask(x, state, rate, noise_shape, name):
+    """-1 (all bits set) with probability 1 - rate, else 0; int8, of a shape that fits x."""
+    _check(x, rate, name)
     shape = x.shape
     if noise_shape is not None:
         shape = _noise_shape(shape, noise_shape, name)
