@@ -13,6 +13,7 @@ from tests.emulator import compile as emulator
 def gpu(monkeypatch):
     """The fake CuPy as the default device, whose streams record products and all array code."""
     cupy = fake_cuda.install(monkeypatch)
+    cupy.get_default_memory_pool().total_bytes = lambda: 0  # NumPy's memory is in no pool
     library = fake_cublaslt.Library()
     multiply = library.cublasLtMatmul
 
