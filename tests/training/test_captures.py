@@ -1,65 +1,18 @@
 """Steps as CUDA graphs on a CuPy that is made of NumPy: recorded, replayed, and the same to the last bit."""
 
-import functools
-
 import numpy as np
 import pytest
 
 import gpukeras as keras
 from gpukeras import layers, ops
-from gpukeras.backend import cublaslt, cuda, devices, gemm, graphs
-from tests import fake_cublaslt, fake_cuda, strict_device
+from gpukeras.backend import devices
 from tests.emulator import compile as emulator
+
+pytest_plugins = ["tests.fake_gpu"]
 
 X = np.random.default_rng(0).normal(size=(22, 12)).astype("float32")
 IMAGES = X[:, :, None, None] * np.ones((1, 1, 6, 2), "float32")
 LABELS = np.arange(22) % 3
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    """The fake CuPy as the default device, whose streams record products and all array code."""
-    cupy = fake_cuda.install(monkeypatch)
-    library = fake_cublaslt.Library()
-    multiply = library.cublasLtMatmul
-
-    def launch(*arguments):
-        cupy.cuda.kernel(functools.partial(multiply, *arguments))
-        return 0
-
-    library.cublasLtMatmul = launch
-    monkeypatch.setattr(cublaslt, "_library", lambda: library)
-    monkeypatch.setattr(graphs, "_cupy", lambda: cupy)
-    monkeypatch.setattr(graphs, "_LIBRARIES", graphs._LIBRARIES | {"tests.strict_device", "strict_device"})
-    monkeypatch.setattr(graphs, "_streams", graphs._Streams())
-    monkeypatch.setattr(cuda, "_launchers", {})
-    made_once = cublaslt.handle, cublaslt.workspace, gemm._planned
-    for made in made_once:
-        made.cache_clear()
-    monkeypatch.setattr(strict_device, "_recording", lambda: cupy.cuda.current.recording)
-    with devices.use_device("cupy"):
-        yield cupy.cuda
-    for made in made_once:
-        made.cache_clear()
-
-
-_streams_of = []  # the fake whose streams launch CUDA C: sources keep their functions from test to test
-
-
-def _launcher(text, options, label):
-    def launch(run, *arguments):
-        _streams_of[-1].kernel(functools.partial(run, *arguments))
-
-    functions = emulator.compile_for_cpu(text, options, label)
-    return {name: functools.partial(launch, run) for name, run in functions.items()}
-
-
-@pytest.fixture
-def gpu_with_kernels(gpu):
-    """The same, with all that is CUDA C run by the emulator, when its stream launches it."""
-    _streams_of.append(gpu)
-    cuda.add_launcher("cupy", _launcher)  # in a table that goes with the test
-    return gpu
 
 
 def on(values):

@@ -1,0 +1,249 @@
+"""Every part of the GPU's report runs at tiny size on a CUDA made of NumPy, with its kernels emulated."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+import gpukeras as keras
+from bench import gpu as command
+from bench import gpu_check, gpu_kernels, gpu_peers, gpu_shared, workloads
+from bench.gpu_models import MODELS
+from gpukeras.backend import devices
+from gpukeras.kernels import activation
+from gpukeras.kernels.kernel import registered_kernels
+from tests.emulator import compile as emulator
+from tests.helpers import assert_close
+
+pytest_plugins = ["tests.fake_gpu"]
+needs_emulator = pytest.mark.skipif(emulator.reason_to_skip() is not None, reason=str(emulator.reason_to_skip()))
+QUICKLY = ["--together", "--tiny", "--seconds", "0.001"]
+
+
+@needs_emulator
+@pytest.mark.parametrize("name", command.PARTS)
+def test_a_part_runs_without_a_failure(gpu_with_kernels, name, tmp_path, capsys):
+    file = tmp_path / "report.json"
+    assert command.main([name, *QUICKLY, "--json", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert "FAILED" not in printed and "not captured" not in printed
+    assert printed.count("\n") > 10 and command.PARTS[name].title in printed
+    report = json.loads(file.read_text(encoding="utf-8"))
+    assert set(report["parts"]) == {name} and len(report["parts"][name]) > 5
+    assert report["gpu"]["name"] and report["date"] and report["versions"]["gpukeras"]
+    assert registered_kernels()["gpukeras.kernels.activation.gelu"].on_cuda is not None
+    if name != "check":
+        assert all(row["low_ms"] <= row["ms"] <= row["high_ms"] for row in report["parts"][name] if "ms" in row)
+
+
+def test_without_a_gpu_one_line_says_so_with_the_cure(capsys, monkeypatch):
+    monkeypatch.setattr(devices, "probe", lambda: (False, "CuPy is not installed; pip install it"))
+    with devices.use_device("numpy"):
+        assert command.main(["kernels"]) == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == "bench.gpu needs a GPU that CuPy can compute on: CuPy is not installed; pip install it"
+    monkeypatch.setattr(devices, "probe", lambda: (True, "GPU"))
+    with devices.use_device("numpy"):
+        assert command.main(["kernels"]) == 1
+    assert "set it to cupy" in capsys.readouterr().out
+
+
+def test_an_unknown_part_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["graphics"])
+    assert "'graphics' is none of check, kernels" in capsys.readouterr().err
+
+
+class TestWhatIsBroken:
+    """It is a line of the report, and the rest goes on."""
+
+    @needs_emulator
+    def test_a_row(self, gpu_with_kernels, capsys, monkeypatch):
+        def broken(arrays):
+            raise RuntimeError("cudaErrorInvalidValue\nand more")
+
+        monkeypatch.setitem(gpu_kernels.KERNELS, "relu", (2, broken))
+        assert command.main(["kernels", *QUICKLY]) == 0
+        printed = capsys.readouterr().out
+        assert "relu                    float32    FAILED: RuntimeError: cudaErrorInvalidValue\n" in printed
+        assert printed.count("FAILED") == 2  # for each type
+        assert "max_pool_gradient" in printed
+
+    def test_a_part_between_its_rows(self, gpu, capsys, monkeypatch):
+        def run(bench):
+            yield {"check": "first", "detail": "well"}
+            raise MemoryError("no memory")
+
+        part = command.PARTS["check"]._replace(run=run)
+        monkeypatch.setitem(command.PARTS, "check", part)
+        assert command.main(["check", "products", *QUICKLY]) == 1
+        printed = capsys.readouterr().out
+        assert "first" in printed and "FAILED: MemoryError: no memory" in printed and "TFLOP/s" in printed
+
+    def test_a_part_whose_process_dies(self, gpu, capsys, monkeypatch):
+        class Died:
+            returncode = -11
+
+        monkeypatch.setattr(command.subprocess, "run", lambda *arguments, **settings: Died)
+        assert command.main(["check", "kernels", "--tiny"]) == 1
+        assert capsys.readouterr().out.count("FAILED: the process ended with -11") == 2
+
+    def test_a_part_whose_process_dies_in_its_midst(self, gpu, capsys, monkeypatch, tmp_path):
+        """What it has found is kept."""
+
+        def run(part_command, **settings):
+            class Died:
+                returncode = -6
+
+            assert part_command[1:3] == ["-m", "bench.gpu"]
+            assert command.main(part_command[3:]) == 0
+            return Died
+
+        monkeypatch.setattr(command.subprocess, "run", run)
+        file = tmp_path / "report.json"
+        assert command.main(["products", "--tiny", "--seconds", "0.001", "--json", str(file)]) == 0
+        report = json.loads(file.read_text(encoding="utf-8"))
+        *rows, last = report["parts"]["products"]
+        assert last == {"product": "products", "failed": "the process ended with -6"}
+        assert len(rows) > 5 and all(row["tflops"] > 0 for row in rows)
+        assert report["versions"]["gpukeras"] and "a CUDA made of NumPy" in capsys.readouterr().out
+
+    def test_what_there_is_no_time_for(self, gpu, capsys):
+        assert command.main(["products", *QUICKLY, "--limit", "0"]) == 0
+        printed = capsys.readouterr().out
+        assert printed.count("FAILED: no time was left") == printed.count("FAILED") > 5
+
+
+class TestChecksFindOut:
+    pytestmark = needs_emulator
+
+    def test_a_wrong_kernel(self, gpu_with_kernels, monkeypatch):
+        bench = gpu_shared.Bench(is_tiny=True)
+        right = activation.gelu.on_cuda
+
+        def wrong(x, y, slope=None):
+            right(x, y, slope)
+            y *= 1.001
+
+        monkeypatch.setattr(activation.gelu, "on_cuda", wrong)
+        with pytest.raises(gpu_check.WrongError, match="times the tolerance"):
+            gpu_check._kernel(bench, activation.gelu, "float32")
+
+    def test_a_kernel_that_declines(self, gpu_with_kernels, capsys, monkeypatch):
+        monkeypatch.setattr(activation.relu, "on_cuda", lambda x: NotImplemented)
+        with pytest.raises(gpu_check.WrongError, match="declined all samples"):
+            gpu_check._kernel(gpu_shared.Bench(is_tiny=True), activation.relu, "float32")
+        command.main(["kernels", *QUICKLY])
+        failed = [line for line in capsys.readouterr().out.splitlines() if "FAILED" in line]
+        assert len(failed) == 2 and all(line.startswith("relu ") and "the reference ran" in line for line in failed)
+
+    def test_an_element_that_no_kernel_wrote(self, gpu_with_kernels, monkeypatch):
+        bench = gpu_shared.Bench(is_tiny=True)
+        right = activation.relu.on_cuda
+
+        def incomplete(x):
+            y = right(x)
+            unwritten = bench.xp.empty(x.shape, x.dtype)
+            unwritten.reshape(-1)[1:] = y.reshape(-1)[1:]
+            return unwritten
+
+        monkeypatch.setattr(activation.relu, "on_cuda", incomplete)
+        with pytest.raises(gpu_check.WrongError, match="inf times the tolerance"):
+            gpu_check._kernel(bench, activation.relu, "float32")
+
+    def test_a_step_that_is_not_captured(self, gpu):
+        gpu.failures["begin_capture"] = RuntimeError("capture is not supported")
+        bench = gpu_shared.Bench(is_tiny=True)
+        with pytest.raises(gpu_check.WrongError, match="it was not captured: .*capture is not supported"):
+            gpu_check._forward(bench)
+        with (
+            pytest.warns(UserWarning, match="runs without a CUDA graph"),
+            pytest.raises(gpu_check.WrongError, match="it was not captured"),
+        ):
+            gpu_check._steps(bench, "mlp")
+
+    def test_memory_that_grows(self, gpu, monkeypatch):
+        bench = gpu_shared.Bench(is_tiny=True)
+        sizes = iter(range(0, 100, 8))
+        pool = bench.xp.get_default_memory_pool()
+        monkeypatch.setattr(pool, "total_bytes", lambda: next(sizes))
+        with pytest.raises(gpu_check.WrongError, match="captured 0.0 MB grew by 8 bytes"):
+            gpu_check._memory(bench)
+
+
+def test_a_clock_repeats_what_is_short():
+    calls = []
+
+    def between(run):
+        before = len(calls)
+        run()
+        return 0.001 * (len(calls) - before)
+
+    timing = gpu_shared.Clock(between).measure(lambda: calls.append(1), 0.09)
+    assert timing.low == timing.median == timing.high == pytest.approx(0.001)
+    assert len(calls) == 3 + 9 * 10
+    long = gpu_shared.Clock(between).measure(lambda: calls.append(1), 0.0005)
+    assert long.median == pytest.approx(0.001) and len(calls) == 3 + 90 + 3 + 3
+
+
+def test_events_time_where_there_are_some(gpu):
+    log = []
+
+    class Event:
+        def record(self):
+            log.append("record")
+
+        def synchronize(self):
+            log.append("synchronize")
+
+    class Cuda:
+        pass
+
+    Cuda.Event, Cuda.get_elapsed_time = Event, staticmethod(lambda start, stop: 2.0)
+    module = type("cupy", (), {"cuda": Cuda})
+    assert gpu_shared.cupy_clock(module).between(lambda: log.append("run")) == 0.002
+    assert log == ["record", "run", "record", "synchronize"]
+
+
+def test_numbers_without_a_word_in_json_are_left_out():
+    assert command._finite({"a": [1.0, math.nan, (math.inf,)]}) == {"a": [1.0, None, [None]]}
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", gpu_peers.JAX_MODELS)
+def test_the_step_in_jax_is_the_models(name):
+    """The same weights after some steps: what is timed beside ours is the same computation."""
+    import jax
+
+    workload = MODELS[name](keras, "tiny")
+    step, state = gpu_peers.jax_step(jax, name, workload, "float32")
+    for _ in range(3):
+        step()
+    workload.model.compile("adam", workload.loss)
+    for _ in range(3):
+        workload.model.train_on_batch(workload.x, workload.y)
+    for a, b in zip(state[0][1], workload.model.get_weights(), strict=True):
+        assert_close(np.asarray(a), b, scale=50)  # Adam's first steps are as long where a gradient is rounding alone
+    step, state = gpu_peers.jax_step(jax, name, workload, "mixed_bfloat16")
+    step()
+    assert all(np.isfinite(np.asarray(a)).all() for a in state[0][1])
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("name", MODELS)
+def test_the_step_in_pytorch_trains(name, policy):
+    torch = pytest.importorskip("torch")
+    workload = MODELS[name](keras, "tiny")
+    step = gpu_peers.torch_step(torch, name, "tiny", workload, policy, False, device="cpu")
+    losses = [float(step()) for _ in range(6)]
+    assert losses[-1] < losses[0]
+    if name in ("mlp", "convnet", "lstm") and policy == "float32":  # the weights are the same
+        workload.model.compile(workload.optimizer, workload.loss)
+        workloads.reset(workload.model)
+        expected = workload.model.train_on_batch(workload.x, workload.y, return_dict=True)["loss"]
+        assert losses[0] == pytest.approx(float(expected), rel=1e-5)
+    elif policy == "float32":
+        network, _, _ = gpu_peers._network(torch, name, "tiny")
+        count = sum(math.prod(variable.shape) for variable in workload.model.trainable_variables)
+        assert sum(parameter.numel() for parameter in network.parameters()) == count
