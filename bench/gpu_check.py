@@ -95,7 +95,7 @@ def _kernel(bench, kernel, dtype):
         given, launches = _moved(args, {}), []
         if not cuda.takes(dict(zip(kernel.parameters, given, strict=False)), kernel.strided):
             continue
-        with recorded(launches), _poisoned(bench.xp):
+        with recorded(launches), _poisoned(bench.xp), tf32(False):  # kernels that multiply are compared in full
             result = kernel(*given)
         if not launches:
             continue  # the form declined

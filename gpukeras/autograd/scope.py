@@ -16,6 +16,7 @@ class _Scope(threading.local):
     undo: Any = None  # list of (array, copy of its values) while a transaction runs
     is_committed = False  # the transaction may only run to its end now
     places: Any = None  # id of a variable's array -> array for its gradient, while a tape walks back for an optimizer
+    is_recording = False  # a step is being recorded into a graph: nothing is computed, so there is nothing to undo
     interrupts = 0  # how often Ctrl-C was pressed and waits for the end of something
 
 
@@ -69,7 +70,7 @@ class transaction:
     def __enter__(self):
         self.has_undone = False  # whether all is as before, after a failure
         self.log = None  # part of the surrounding transaction, unless there is none
-        if current.undo is None:
+        if current.undo is None and not current.is_recording:
             self.before = vars(current).copy()
             self.log = current.undo = []
 

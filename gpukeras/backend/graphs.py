@@ -86,7 +86,7 @@ class Graph:
     def __call__(self):
         if self.function is None:
             raise RuntimeError("This graph was closed; make a new one.")
-        if self.graph is None and self.reason is None and self.calls >= self.warmup:
+        if self.is_due:
             self._record()
         if self.graph is not None:
             return self._in_order(self._launch)
@@ -96,6 +96,11 @@ class Graph:
         outputs = self._in_order(self._run_in_pool if is_last else self.function)
         self.calls += 1
         return outputs
+
+    @property
+    def is_due(self):
+        """Whether the next call records the function."""
+        return self.graph is None and self.reason is None and self.calls >= self.warmup
 
     def _in_order(self, run):
         """Run on the graph's stream, after what the caller's stream holds and before what it gets next."""

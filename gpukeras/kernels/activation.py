@@ -408,15 +408,19 @@ def gelu_by_tanh(random, dtype):
 
 # --- The logistic function -------------------------------------------------------------------------------------
 
-# exp(-x) is finite for x above these, by the size of the dtype.
-_SMALLEST_EXPONENT = {4: -87.0, 8: -708.0}
+# exp(-x) is finite for x above these; what is no type of NumPy's, bfloat16, has the range of float32.
+_SMALLEST_EXPONENT = {np.dtype("float16"): -11.0, np.dtype("float32"): -87.0, np.dtype("float64"): -708.0}
+
+
+def _smallest_exponent(x):
+    return _SMALLEST_EXPONENT.get(x.dtype, -87.0)
 
 
 @kernel
 def logistic(x, y):
     """y ← 1 / (1 + exp(-x)), precise for large negative x as well."""
     xp = devices.array_module(x)
-    xp.negative(xp.maximum(x, _SMALLEST_EXPONENT[x.dtype.itemsize]), out=y)
+    xp.negative(xp.maximum(x, _smallest_exponent(x)), out=y)
     xp.exp(y, out=y)
     y += 1.0
     xp.divide(1.0, y, out=y)
@@ -456,7 +460,7 @@ def silu(x, y, slope=None):
     xp = devices.array_module(x)
     s = xp.empty(x.shape, x.dtype)
     logistic.reference(x, s)
-    y[...] = xp.maximum(x, _SMALLEST_EXPONENT[x.dtype.itemsize]) * s  # far out, s stays at its value there
+    y[...] = xp.maximum(x, _smallest_exponent(x)) * s  # far out, s stays at its value there
     if slope is not None:
         slope[...] = s + y * (1.0 - s)
 

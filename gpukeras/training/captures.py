@@ -9,6 +9,7 @@ layers, to the optimizer's settings or to what is trainable make it recorded ane
 import threading
 import warnings
 
+from gpukeras.autograd.scope import setting
 from gpukeras.autograd.symbolic import flatten, map_structure
 from gpukeras.autograd.tensor import Tensor
 from gpukeras.backend import devices
@@ -49,7 +50,8 @@ def run(kind, model, function, *inputs):
         step.take(inputs)
         _is_running = True
         try:
-            outputs = graph()
+            with setting(is_recording=graph.is_due):
+                outputs = graph()
         finally:
             _is_running = False
         if graph.reason is not None and not step.has_told:

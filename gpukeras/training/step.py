@@ -114,6 +114,8 @@ def _forward(tape, model, x, y, sample_weight):
         y_pred, loss = recording.program.run(tape, arrays)
         return variables, Tensor(y_pred), Tensor(loss), recording.program.places[1]
     given = [tensor for tensor in (x, y, sample_weight) if tensor is not None]
+    if current.is_recording:  # into a graph, where nothing is computed
+        recording = None
     trace = recording.trace(model, given, _forward.__code__) if recording is not None else None
     with trace or contextlib.nullcontext():
         y_pred = model(x)
