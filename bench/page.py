@@ -9,11 +9,11 @@ written, and the exit status is 1 where the page is not what the reports say.
 import argparse
 import json
 import sys
-import textwrap
 from pathlib import Path
 
-from bench import aims, machine
+from bench import aims, gpu_page, machine
 from bench.compare import ENGINES, MEASURES, number, ratio
+from bench.markdown import paragraph, table
 from bench.workloads import WORKLOADS
 
 __all__ = ["main", "newest", "page"]
@@ -27,9 +27,10 @@ TITLES = {"gpukeras": "gpukeras", "jax": "Keras, JAX", "torch": "Keras, PyTorch"
 TITLES["raw-torch"] = "PyTorch by hand"
 
 INTRODUCTION = """\
-# Speed on a CPU
+# Speed
 
-This page is written by `python -m bench.page` from the reports in `bench/results/`; no figure is typed by hand.
+This page is written by `python -m bench.page` from the reports in `bench/results/`; no figure is typed by hand. First
+comes the CPU, at the end a GPU.
 """
 
 COMPARISON = """\
@@ -81,15 +82,16 @@ process as it is.
 REASONS = """\
 Why an aim is missed:
 
-- **Small models** (linear, tabular): a step is some forty NumPy calls, and Python between them. What the calls alone
-  take is measured under "Bare NumPy" below. The rest is general: ops that know their derivatives, a tape, layers that
-  may be anybody's, metrics, callbacks, a step that can be undone.
+- **Small models** (linear, tabular): from its third repetition on a step is a list of some forty NumPy calls, without
+  layers around them. What the calls alone take is measured under "Bare NumPy" below. The rest is Python: a walk back
+  over the list, metrics, callbacks, an update that can be undone. JAX runs one compiled function.
 - **mlp**: a step is its matrix products and Adam's passes over 670,000 parameters; nothing generic is left to take away
-  (see "Bare NumPy"). Compiled engines make Adam's twelve passes in one.
-- **Convolutions**: im2col and one product for each block of images, which copies every input nine times for a 3 x 3
-  kernel before it multiplies. Others convolve without copies, in machine code made for the shape.
-- **Passes between products** (normalization, activations, attention's softmax): NumPy makes one pass for each
-  operation, where a compiled engine makes one for all. Two threads that call NumPy wait for Python's lock at each call.
+  (see "Bare NumPy"). Compiled engines make Adam's eight passes in one.
+- **Convolutions** (convnet, residual): columns are copied three times for a 3 x 3 kernel before they are multiplied.
+  Others convolve without copies, in machine code made for the shape. "Where a step's time goes" sets each against the
+  floor of its products and bytes.
+- **Passes between products** (normalization, activations): NumPy makes one pass for each operation, where a compiled
+  engine makes one for all. Two threads that call NumPy wait for Python's lock at each call.
 """
 
 
@@ -113,23 +115,13 @@ def page(reports):
     return "\n".join(parts)
 
 
-def _paragraph(text):
-    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False) + "\n"
-
-
-def _table(head, rows):
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
-
-
 def _setting(report):
     """One sentence on where and when."""
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items() if name != "gpukeras")
     settings = "".join(f", {name}={value}" for name, value in report["settings"].items())
     share = report.get("others_share")
     others = "" if share is None else f"; other processes took {share:.0%} of the cores' time"
-    return _paragraph(
+    return paragraph(
         f"Measured on {report['date']}: {report['cpu']}, {report['cores']} cores, {report['system']}, {versions}"
         f"{settings}{others}."
     )
@@ -138,13 +130,13 @@ def _setting(report):
 def _aims(reports):
     """The aims and what is reached of them."""
     found = aims.rows(reports)
-    table = [[what, aim, measured, "yes" if is_reached else "**no**"] for what, aim, measured, is_reached in found]
+    rows = [[what, aim, measured, "yes" if is_reached else "**no**"] for what, aim, measured, is_reached in found]
     reached = sum(is_reached for *_, is_reached in found)
     return "\n".join(
         [
             "## What is aimed at, and reached\n",
-            _paragraph(f"{reached} of {len(found)} aims on two cores are reached in the reports below."),
-            _table(["", "aim", "measured", "reached"], table),
+            paragraph(f"{reached} of {len(found)} aims on two cores are reached in the reports below."),
+            table(["", "aim", "measured", "reached"], rows),
             REASONS,
         ]
     )
@@ -159,12 +151,12 @@ def _bare(report):
     return "\n".join(
         [
             "## Bare NumPy\n",
-            _paragraph(
+            paragraph(
                 "A training step beside the same step written out in NumPy calls for this one model, with no tape, no "
                 "checks and no callbacks, in the same process by turns. `python -m bench.bare` measures it."
             ),
             _setting(report),
-            _table(["", "gpukeras, ms", "bare NumPy, ms", "times"], rows),
+            table(["", "gpukeras, ms", "bare NumPy, ms", "times"], rows),
         ]
     )
 
@@ -182,7 +174,7 @@ def _comparison(report):
             versions.append(f"{TITLES[engine]}: {listed}")
     text = [
         COMPARISON,
-        _paragraph(
+        paragraph(
             f"Measured on {dates}: {last['cpu']}, {last['threads']} of {last['cores']} cores, {last['system']}"
             f"{settings}; {last['rounds']} turns; other processes took {others:.0%} of the cores' time at "
             f"most. {'; '.join(versions)}."
@@ -209,7 +201,7 @@ def _measure(measure, rows):
         if has_raw:
             line.append(_ratio(ratio(medians, ("raw-torch",))))
         lines.append(line)
-    return f"### {title}\n\n{_paragraph(EXPLANATIONS[measure])}\n{_table(head, lines)}"
+    return f"### {title}\n\n{paragraph(EXPLANATIONS[measure])}\n{table(head, lines)}"
 
 
 def _cell(cell, factor):
@@ -243,7 +235,7 @@ def _profile(report):
     return "\n".join(
         [
             "## Where a step's time goes\n",
-            _paragraph(
+            paragraph(
                 "Shares of a training step, and how many times the floor it takes. The floor counts each layer's "
                 f"matrix products at the best rate measured beside it ({min(gflops):.0f}-{max(gflops):.0f} GFLOP/s), "
                 f"or its arrays moved once at the rate of a large copy ({min(gigabytes):.0f}-{max(gigabytes):.0f} "
@@ -251,7 +243,7 @@ def _profile(report):
                 "NumPy calls times their cost, and Python's. `python -m bench.profile MODEL` lists every layer."
             ),
             _setting(report),
-            _table([*head, "floor, ms", "times"], rows),
+            table([*head, "floor, ms", "times"], rows),
         ]
     )
 
@@ -260,12 +252,12 @@ def _memory(report):
     rows = [[name, f"{faults:.1f}"] for name, faults in report["faults_per_step"].items()]
     text = [
         "## Page faults and growth\n",
-        _paragraph(
+        paragraph(
             "Minor page faults of a training step, after warm-up: memory that the system had to hand out anew. "
             "`python -m bench.memory` counts them."
         ),
         _setting(report),
-        _table(["workload", "faults a step"], rows),
+        table(["workload", "faults a step"], rows),
     ]
     for name in ("predict", "fit"):
         loop = report[name]
@@ -285,13 +277,13 @@ def _sweep(report):
     return "\n".join(
         [
             "## Growth with size\n",
-            _paragraph(
+            paragraph(
                 "Cost of a training step against batch size and depth, and of an epoch against the number of samples. "
                 "The exponent is the slope of log time over log size through the three largest sizes; 1 is linear. "
                 "`python -m bench.sweep` measures it."
             ),
             _setting(report),
-            _table(["sweep", "exponent", "ms by size"], rows),
+            table(["sweep", "exponent", "ms by size"], rows),
         ]
     )
 
@@ -309,13 +301,13 @@ def _import(report):
     return "\n".join(
         [
             "## Import\n",
-            _paragraph(
+            paragraph(
                 "Fresh processes, the start of Python included. The package imports its parts at first use, so the "
                 "cost of `gpukeras.Model`, which needs them all, is given too. `python -m bench.import_time` measures "
                 "it."
             ),
             _setting(report),
-            _table(["program", "ms"], rows),
+            table(["program", "ms"], rows),
         ]
     )
 
@@ -327,6 +319,7 @@ WRITERS = {
     "memory": _memory,
     "sweep": _sweep,
     "import_time": _import,
+    "gpu": gpu_page.section,
 }
 
 

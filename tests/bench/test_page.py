@@ -55,6 +55,27 @@ def test_figures_reach_the_page():
     assert "OPENBLAS_NUM_THREADS" in text and "GPUKERAS_NUM_THREADS" in text
 
 
+def test_a_gpus_figures_reach_the_page():
+    gpu = {"name": "A GPU", "processors": 7, "driver": "580", "cuda": 13020}
+    parts = {
+        "check": [{"check": "a", "detail": "fine"}, {"check": "b", "failed": "WrongError: off"}],
+        "kernels": [
+            {"kernel": "copy", "dtype": "float32", "gb_per_s": 4000.4},
+            {"kernel": "adam", "dtype": "float32", "share": 0.927},
+        ],
+        "steps": [
+            {"model": "mlp", "type": "float32", "engine": "losses", "note": "equal"},
+            {"model": "mlp", "type": "float32", "engine": "gpukeras captured", "batch": 128, "ms": 0.0968},
+        ],
+    }
+    versions = dict.fromkeys(("python", "numpy", "cupy", "torch", "jax"), "1.0")
+    text = page.page({"gpu": {"date": "2020-01-02", "gpu": gpu, "versions": versions, "parts": parts}})
+    assert "2020-01-02: A GPU, 7 processors" in text and "1 lines of its check list hold" in text
+    assert "These failed: `b` (WrongError: off)." in text and "(4000 GB/s)" in text
+    assert "| MLP 784-512-512-10, Adam | float32 | 128 |  | 0.0968 |  |  |  |" in text
+    assert "| `adam` | 93% |  |" in text
+
+
 def test_every_kind_of_report_has_its_part(tmp_path, capsys):
     commands = {
         "profile": (profile.main, ["mlp", "--rounds", "1", "--seconds", "0.001"]),

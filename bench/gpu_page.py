@@ -1,0 +1,66 @@
+"""What `bench.gpu` measured, as a section of docs/speed.md."""
+
+from bench.markdown import paragraph, table
+
+__all__ = ["section"]
+
+_ENGINES = ("gpukeras eager", "gpukeras captured", "torch eager", "torch compiled", "jax jit")
+_MODELS = {
+    "mlp": "MLP 784-512-512-10, Adam",
+    "convnet": "convnet, 28x28 digits",
+    "lstm": "Embedding and LSTM, 100 steps",
+    "resnet18": "ResNet-18, 32x32",
+    "gpt2": "GPT-2 small, 1024 tokens",
+}
+
+
+def section(report):
+    """The section's text."""
+    gpu, versions = report["gpu"], report["versions"]
+    checks = sum("failed" not in row for row in report["parts"]["check"])
+    listed = ", ".join(f"{name} {versions[name]}" for name in ("python", "numpy", "cupy", "torch", "jax"))
+    text = [
+        "## On a GPU\n",
+        paragraph(
+            f"Measured by `python -m bench.gpu` on {report['date']}: {gpu['name']}, {gpu['processors']} processors, "
+            f"driver {gpu['driver']}, CUDA {gpu['cuda']}; {listed}. {checks} lines of its check list hold: kernels "
+            "against their references, products against float64, captured steps against eager ones bit for bit (a "
+            "thousand of the MLP's), memory over 200 steps, uploaded against streamed data."
+        ),
+        _failures(report["parts"]["check"]),
+        paragraph("PyTorch's and JAX's steps are loops written by hand, without metrics and callbacks."),
+        "### Training steps\n",
+        "Milliseconds a step, medians.\n",
+        table(["model", "type", "batch", *_ENGINES], _steps(report["parts"]["steps"])),
+        "### Kernels that memory limits\n",
+        paragraph(
+            "Bytes that a kernel must move over its time, as a share of the bandwidth of a copy on the device "
+            f"({report['parts']['kernels'][0]['gb_per_s']:.0f} GB/s), on 64 million numbers."
+        ),
+        table(["kernel", "float32", "bfloat16"], _kernels(report["parts"]["kernels"])),
+    ]
+    return "\n".join(text)
+
+
+def _failures(rows):
+    failed = [f"`{row['check']}` ({row['failed']})" for row in rows if "failed" in row]
+    return paragraph(f"These failed: {'; '.join(failed)}.") if failed else ""
+
+
+def _steps(rows):
+    found = {}
+    for row in rows:
+        if "ms" in row:
+            found.setdefault((row["model"], row["type"], row["batch"]), {})[row["engine"]] = row["ms"]
+    return [
+        [_MODELS[model], dtype, str(batch), *[f"{cells[e]:.3g}" if e in cells else "" for e in _ENGINES]]
+        for (model, dtype, batch), cells in found.items()
+    ]
+
+
+def _kernels(rows):
+    found = {}
+    for row in rows:
+        if "share" in row:
+            found.setdefault(row["kernel"], {})[row["dtype"]] = f"{row['share']:.0%}"
+    return [[f"`{name}`", cells.get("float32", ""), cells.get("bfloat16", "")] for name, cells in found.items()]
