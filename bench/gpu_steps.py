@@ -64,12 +64,11 @@ def run(bench):
 @contextlib.contextmanager
 def _policy(name):
     """Within the block, layers are made with a policy."""
-    before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(name)
     try:
         yield
     finally:
-        keras.config.set_dtype_policy(before)
+        keras.config.set_dtype_policy(None)  # floatx's again, also where floatx is another one just now
 
 
 def _opened(name, size, policy, **settings):

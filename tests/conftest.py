@@ -53,6 +53,18 @@ def seed(request):
 
 
 @pytest.fixture(autouse=True)
+def settings_of_its_own():
+    """What a test sets for the whole library ends with it."""
+    from gpukeras.backend import dtypes
+
+    before = dtypes.floatx(), dtypes.epsilon(), dtypes._policy
+    yield
+    dtypes.set_floatx(before[0])
+    dtypes.set_epsilon(before[1])
+    dtypes.set_default_policy(before[2])
+
+
+@pytest.fixture(autouse=True)
 def poisoned_scratch():
     """Scratch arrays turn into NaN when they are given back, so that whoever reads one later is found out."""
     from gpukeras.backend import memory
