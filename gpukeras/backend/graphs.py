@@ -71,6 +71,7 @@ class Graph:
 
     Attributes:
         reason: Why the function cannot be recorded, None as long as it can.
+        is_recording: Whether the function runs to be recorded, and computes nothing.
     """
 
     def __init__(self, function, warmup=2):
@@ -78,6 +79,7 @@ class Graph:
         self.warmup = warmup
         self.calls = 0
         self.reason: str | None = None
+        self.is_recording = False
         self.stream: Any = None
         self.pool: Any = None
         self.graph: Any = None
@@ -86,7 +88,7 @@ class Graph:
     def __call__(self):
         if self.function is None:
             raise RuntimeError("This graph was closed; make a new one.")
-        if self.is_due:
+        if self.graph is None and self.reason is None and self.calls >= self.warmup:
             self._record()
         if self.graph is not None:
             return self._in_order(self._launch)
@@ -96,11 +98,6 @@ class Graph:
         outputs = self._in_order(self._run_in_pool if is_last else self.function)
         self.calls += 1
         return outputs
-
-    @property
-    def is_due(self):
-        """Whether the next call records the function."""
-        return self.graph is None and self.reason is None and self.calls >= self.warmup
 
     def _in_order(self, run):
         """Run on the graph's stream, after what the caller's stream holds and before what it gets next."""
@@ -146,12 +143,15 @@ class Graph:
 
     def _capture(self):
         self.stream.begin_capture()
+        self.is_recording = True
         try:
             outputs = self._run_in_pool()
         except BaseException:
             with contextlib.suppress(Exception):  # an invalid capture reports that once more
                 self.stream.end_capture()
             raise
+        finally:
+            self.is_recording = False
         self.graph = self.stream.end_capture()
         self.outputs = outputs
 

@@ -8,6 +8,7 @@ layers, to the optimizer's settings or to what is trainable make it recorded ane
 
 import threading
 import warnings
+from typing import Any
 
 from gpukeras.autograd.scope import setting
 from gpukeras.autograd.symbolic import flatten, map_structure
@@ -19,12 +20,12 @@ from gpukeras.layers import _tracking as tracking
 __all__ = ["can_capture", "run"]
 
 _lock = threading.RLock()  # one step at a time: threads share a graph's inputs, and the device anyway
-_is_running = False  # whether a step runs or is recorded, of which other steps may be parts
+_running: Any = None  # the graph whose step runs or is recorded, of which other steps may be parts
 
 
 def can_capture(model, inputs):
     """Whether the model may run from graphs, and all inputs are plain Tensors on a device that records them."""
-    if model.run_eagerly or model.jit_compile is False or _is_running:
+    if model.run_eagerly or model.jit_compile is False or _running is not None:
         return False
     leaves = [leaf for leaf in flatten(inputs) if leaf is not None]
     return bool(leaves) and all(
@@ -42,18 +43,17 @@ def run(kind, model, function, *inputs):
         function: Returns Tensors, None, or a nested structure of them.
         inputs: Tensors, None, or nested structures of them.
     """
-    global _is_running
+    global _running
     with _lock:
         signature = kind, *[_described(leaf) for leaf in flatten(inputs)], str(map_structure(_kind_of, inputs))
         graph = _graphs_of(model).get(signature, lambda: _Step(model, function, inputs))
         step = graph.function
         step.take(inputs)
-        _is_running = True
+        _running = graph
         try:
-            with setting(is_recording=graph.is_due):
-                outputs = graph()
+            outputs = graph()
         finally:
-            _is_running = False
+            _running = None
         if graph.reason is not None and not step.has_told:
             step.has_told = True
             message = f"A {kind} step of {model.name!r} runs without a CUDA graph: {graph.reason}"
@@ -77,7 +77,8 @@ class _Step:
                 own.array[...] = given.array
 
     def __call__(self):
-        outputs = self.function(self.model, *self.inputs)
+        with setting(is_recording=_running.is_recording):
+            outputs = self.function(self.model, *self.inputs)
         return None if outputs is None else map_structure(lambda y: y.array, outputs)
 
 

@@ -147,6 +147,27 @@ class TestWhatCannotBeRecorded:
         assert model.optimizer.iterations.numpy() == 6
         assert not gpu.live_pools
 
+    def test_is_undone_as_ever_when_it_fails_right_after_the_recording(self, gpu):
+        calls = []
+
+        def failing(x):
+            calls.append(x)
+            if len(calls) == 5:  # the eager run of the step whose recording, call 4, has failed
+                raise ZeroDivisionError
+            return x * float(ops.max(x)) if len(calls) == 4 else ops.tanh(x)
+
+        layer = layers.BatchNormalization()
+        model = keras.Sequential([keras.Input((12,)), layer, layers.Dense(3, activation=failing)])
+        model.compile("sgd", "mse")
+        calls.clear()
+        x, y = on(X), on(X[:, :3])
+        for _ in range(3):
+            model.train_on_batch(x, y)
+        before = devices.to_numpy(layer.moving_mean.array)
+        with pytest.raises(ZeroDivisionError):
+            model.train_on_batch(x, y)
+        np.testing.assert_array_equal(devices.to_numpy(layer.moving_mean.array), before)
+
     def test_is_not_recorded_where_compile_says_so(self, gpu):
         for settings in ({"jit_compile": False}, {"run_eagerly": True}):
             model = perceptron()
