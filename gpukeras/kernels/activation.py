@@ -42,9 +42,9 @@ def relu(x):
         return relu.reference(x)
     y = np.empty_like(x)
     if x.size < _RELU_THREADED:
-        _with_each(np.maximum, x.reshape(-1), 0.0, y.reshape(-1))
+        blocks.with_number(np.maximum, x, 0.0, y)
     else:
-        _in_blocks(lambda part, out: _with_each(np.maximum, part, 0.0, out), x, y)
+        _in_blocks(lambda part, out: blocks.with_number(np.maximum, part, 0.0, out), x, y)
     return y
 
 
@@ -309,23 +309,6 @@ def _gelu_block(x, y, slope):
             slope *= x
             slope *= _DENSITY
             slope += below
-
-
-# Rows longer than half of NumPy's buffer of 8192 take half the time of shorter ones: 2^20 elements 0.11 ms, in rows of
-# 512 0.22. Not a multiple of 1024: where rows of all arrays start at the same place of a page, they may take up to
-# eight times as long.
-_WIDTH = 4900
-
-
-def _with_each(ufunc, x, number, out):
-    """``ufunc(x, number, out)`` for flat arrays: NumPy's minimum and maximum are four times slower with a number."""
-    if x.size < _WIDTH:
-        ufunc(x, number, out=out)
-        return
-    rows = x.size - x.size % _WIDTH
-    row = np.full(_WIDTH, number, x.dtype)
-    ufunc(x[:rows].reshape(-1, _WIDTH), row, out=out[:rows].reshape(-1, _WIDTH))
-    ufunc(x[rows:], row[: x.size - rows], out=out[rows:])
 
 
 @gelu.cuda

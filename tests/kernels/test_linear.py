@@ -115,7 +115,9 @@ def test_with_number(shape, dtype, function, number, is_in_place, few, width, se
         assert_same_bits(x, before)
 
 
-@pytest.mark.parametrize("size", [511, 512, blocks._FEW, blocks._FEW + 1, blocks._FEW + 512])
+@pytest.mark.parametrize(
+    "size", [511, 512, blocks._WIDTH - 1, blocks._WIDTH, blocks._FEW, blocks._FEW + 1, blocks._FEW + 512]
+)
 def test_with_number_around_its_limits(size):
     x = np.random.default_rng(size).standard_normal(size, dtype=np.float32)
     out = np.empty_like(x)

@@ -65,7 +65,7 @@ def test_units_with_slopes(name, shape, dtype, spread, layouts, cut, has_slope, 
     with np.errstate(over="ignore", under="ignore"):  # x³ of the form by tanh leaves the range
         for count in THREADS:
             y, slope = (laid_out(np.full(shape, np.nan, dtype), layout) for layout in layouts[1:])
-            with small_blocks(cut, count, (activation, "_WIDTH", width)):
+            with small_blocks(cut, count, (blocks, "_WIDTH", width)):
                 function(x, y, slope if has_slope else None)
                 function(other, np.empty_like(other), np.empty_like(other))  # must not touch what the first call gave
             found.append((y, slope))

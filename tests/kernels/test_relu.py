@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpukeras.backend import threads
-from gpukeras.kernels import activation
+from gpukeras.kernels import activation, blocks
 from tests.kernels.cutting import (
     CUTS,
     DTYPES,
@@ -33,9 +33,9 @@ def random(shape, dtype, layout, seed):
 
 
 def limits(width, block, threaded):
-    constants = {"_WIDTH": width, "_RELU_BLOCK": block}
-    constants |= {"_RELU_THREADED": threaded, "_RELU_BACKWARD_THREADED": threaded}
-    return [(activation, name, value) for name, value in constants.items()]
+    constants = {"_RELU_BLOCK": block, "_RELU_THREADED": threaded, "_RELU_BACKWARD_THREADED": threaded}
+    rows = [(blocks, "_WIDTH", width), (blocks, "_FEW", 3)]
+    return rows + [(activation, name, value) for name, value in constants.items()]
 
 
 @settings(max_examples=150, **EXAMPLES)
