@@ -1,22 +1,18 @@
 """A step as the list of its ops: written down while it runs once, and run again without the layers around them."""
 
+import operator
 import sys
 
 import numpy as np
 
 from gpukeras.autograd.scope import current
-from gpukeras.autograd.tensor import Tensor, Variable
+from gpukeras.autograd.tape import add_gradient, in_dtype_of
+from gpukeras.autograd.tensor import Tensor, Variable, increase
 from gpukeras.backend import devices
 
 __all__ = ["Program", "Trace"]
 
 _CONSTANTS = (type(None), bool, int, float, str, np.dtype, type)
-
-
-class _Place:
-    """Stands for a Tensor in the entries of a tape."""
-
-    __slots__ = ()
 
 
 class Trace:
@@ -41,7 +37,8 @@ class Trace:
         self.variables = {}  # id of a Variable -> (its slot, the Variable)
         self.steps = []
         self.slots = {}  # id of a Tensor -> its slot
-        self.places = {}  # id of a Tensor -> what stands for it in a tape; a Variable stands for itself
+        self.tracked = set()  # slots of what depends on a trainable variable
+        self.additions = []  # (variable, slot of what is added to it)
         self.kept = []  # the Tensors whose ids are in use
         for tensor in self.inputs:
             self._new_slot(tensor)
@@ -64,28 +61,30 @@ class Trace:
         for setting in (*rest, *settings.values()):
             if not _is_constant(setting):
                 self.reason = f"ops.{function.__name__} was called with {type(setting).__name__} as a setting"
-        arguments = tuple([self._slot_of(value, function) for value in (*values, *rest)])
-        tracked = [self._is_tracked(value) for value in values]
-        entry = None
-        if backward is not None and True in tracked:
-            parts = outputs if type(outputs) is tuple else (outputs,)
-            for part in parts:
-                self.places[id(part)] = _Place()
-            inputs = tuple([self._place_of(value) for value in values])
-            outs = tuple([self.places[id(part)] for part in parts])
-            entry = inputs, outs if type(outputs) is tuple else outs[0], needs_type(tracked)
+        what = f"ops.{function.__name__} was called with"
+        arguments = tuple([self._slot_of(value, what) for value in (*values, *rest)])
         if type(outputs) is tuple:
             slots = tuple([self._new_slot(part) for part in outputs])
         else:
             slots = self._new_slot(outputs)
-        self.steps.append((function, arguments, settings, slots, entry))
+        needs = None
+        flags = [slot in self.tracked for slot in arguments[: len(values)]]
+        if backward is not None and True in flags:
+            needs = needs_type(flags)
+            self.tracked.update(slots if type(slots) is tuple else (slots,))
+        self.steps.append((function, arguments, settings, slots, needs))
+
+    def add_to(self, variable, value):
+        """Something was added to a variable: a Tensor that came from an op, or a number."""
+        if self.reason is None:
+            self.additions.append((variable, self._slot_of(value, f"{variable.name!r} is added to by")))
 
     def finish(self, *results):
         """The program, whose `run` returns these Tensors; None where there is a reason against it."""
         for result in results:
             if type(result) is not Tensor or id(result) not in self.slots:
                 self.reason = self.reason or "a result came from no op"
-        return None if self.reason is not None else Program(self, results)
+        return None if self.reason is not None else Program(self, [self.slots[id(result)] for result in results])
 
     def _new_slot(self, tensor):
         self.slots[id(tensor)] = len(self.values)
@@ -93,25 +92,21 @@ class Trace:
         self.values.append(None)
         return len(self.values) - 1
 
-    def _slot_of(self, value, function):
+    def _slot_of(self, value, what):
         slot = self.slots.get(id(value)) if isinstance(value, Tensor) else None
         if slot is not None:
             return slot
         if type(value) is Variable:
             slot = self._new_slot(value)
             self.variables[id(value)] = slot, value
+            if value.trainable:
+                self.tracked.add(slot)
         elif not _is_constant(value):
-            self.reason = f"ops.{function.__name__} was called with an array that was made in the step"
+            self.reason = f"{what} an array that was made in the step"
         else:
             slot = len(self.values)
             self.values.append(float(value) if type(value) is np.float64 else value)
         return slot
-
-    def _is_tracked(self, value):
-        return id(value) in self.places or (type(value) is Variable and value.trainable)
-
-    def _place_of(self, value):
-        return value if type(value) is Variable else self.places.get(id(value))
 
     def _look_at_callers(self):
         frame = sys._getframe(3)  # above `add`, and the op
@@ -126,35 +121,114 @@ class Trace:
 class Program:
     """What a Trace wrote down.
 
-    Attributes:
-        places: What stands for each of the results in a tape's entries; None for one that depends on no variable.
+    It works on the list of its slots: those of the inputs, of constants and variables, and of what the ops return.
     """
 
     def __init__(self, trace, results):
-        self.places = [trace.places.get(id(result)) for result in results]
         self._values = trace.values
         self._variables = list(trace.variables.values())
-        self._steps = trace.steps
-        self._results = [trace.slots[id(result)] for result in results]
+        self._steps = [
+            (function, _getter(arguments), settings, slots) for function, arguments, settings, slots, _ in trace.steps
+        ]
+        # The way back: the number of the step, the slots of its results, which gradients it needs, and for each of
+        # those its number among the op's arguments and its slot.
+        self._way_back = [
+            (number, slots, needs, [(i, arguments[i]) for i, needed in enumerate(needs) if needed])
+            for number, (_, arguments, _, slots, needs) in reversed(list(enumerate(trace.steps)))
+            if needs is not None
+        ]
+        self._additions = trace.additions
+        self._results = [*results, *[slot for _, slot in trace.additions]]
 
-    def run(self, tape, inputs):
-        """Call the ops with these arrays and enter them on `tape`, as they would have been. Returns the results."""
+    def run(self, inputs):
+        """Call the ops with these arrays.
+
+        Returns:
+            The results, those to be added to variables behind the others, and every op's backward function.
+        """
+        if not self._way_back:
+            return self._run(inputs)
+        before, current.tapes = current.tapes, (self,)  # some ops keep more where there will be a way back
+        try:
+            return self._run(inputs)
+        finally:
+            current.tapes = before
+
+    def _run(self, inputs):
         values = self._values.copy()
         values[: len(inputs)] = inputs
         for slot, variable in self._variables:
             values[slot] = variable.array
-        record = tape.entries.append
-        for function, arguments, settings, slots, entry in self._steps:
-            y, backward = function(*[values[i] for i in arguments], **settings)
+        backwards = []
+        for function, arguments, settings, slots in self._steps:
+            y, backward = function(*arguments(values), **settings)
+            backwards.append(backward)
             if type(slots) is int:
                 values[slots] = np.asarray(y) if isinstance(y, np.generic) else y
             else:
                 for slot, part in zip(slots, y, strict=True):
                     values[slot] = np.asarray(part) if isinstance(part, np.generic) else part
-            if entry is not None:
-                ins, outs, needs = entry
-                record((ins, outs, backward, needs))
-        return [values[slot] for slot in self._results]
+        return [values[slot] for slot in self._results], backwards
+
+    def gradients(self, backwards, number, seed, sources, places=None):
+        """d(result · seed)/d(source) for each source, as arrays: what `Tape.gradients` gives for the same ops.
+
+        Args:
+            backwards: What `run` returned, which is used up.
+            number: Of the result.
+            seed: Array of its shape.
+            sources: Variables.
+            places: As `Tape.gradients` takes them.
+        """
+        current.places = places
+        try:
+            known = self._walk_back(backwards, self._results[number], seed)
+        finally:
+            current.places = None
+        variables = {id(variable): known[slot] for slot, variable in self._variables}
+        return [in_dtype_of(source.array.dtype, variables.get(id(source))) for source in sources]
+
+    def _walk_back(self, backwards, target, seed):
+        """The gradient of every variable in its slot."""
+        known: list = [None] * len(self._values)
+        known[target] = seed
+        owned = set()
+        for number, slots, needs, wanted in self._way_back:
+            # A gradient is taken out once it is used, and a function forgotten: that frees the memory.
+            backward, backwards[number] = backwards[number], None
+            if type(slots) is int:
+                dy, known[slots] = known[slots], None
+                if dy is None:
+                    continue
+            else:
+                dy = tuple([known[slot] for slot in slots])
+                if all([d is None for d in dy]):
+                    continue
+                for slot in slots:
+                    known[slot] = None
+            gradients = backward(dy, needs)
+            for i, slot in wanted:
+                d = gradients[i]
+                if d is None:
+                    continue
+                if known[slot] is None:
+                    known[slot] = d
+                else:
+                    add_gradient(known, owned, slot, d)
+        return known
+
+    def add(self, results):
+        """Add to the variables what `run` returned for them."""
+        first = len(results) - len(self._additions)
+        for i, (variable, _) in enumerate(self._additions):
+            increase(variable.array, results[first + i])
+
+
+def _getter(numbers):
+    """A function that takes the items with these numbers out of a list."""
+    if len(numbers) == 1:
+        return lambda values: (values[numbers[0]],)
+    return operator.itemgetter(*numbers) if numbers else lambda values: ()
 
 
 def _is_constant(value):

@@ -4,7 +4,7 @@ import numpy as np
 
 from gpukeras.autograd.scope import current
 
-__all__ = ["Tape"]
+__all__ = ["Tape", "add_gradient", "in_dtype_of"]
 
 
 class Tape:
@@ -66,7 +66,7 @@ class Tape:
         owned = set()  # ids whose gradient array is ours alone, so that more may be added in place
         for tensor, seed in targets:
             if id(tensor) in known:
-                _add(known, owned, id(tensor), seed)
+                add_gradient(known, owned, id(tensor), seed)
             else:
                 known[id(tensor)] = seed
         wanted = {id(source) for source in sources}
@@ -89,17 +89,13 @@ class Tape:
                 if needed and d is not None:
                     key = id(tensor)
                     if key in known:
-                        _add(known, owned, key, d)
+                        add_gradient(known, owned, key, d)
                     else:
                         known[key] = d
-        found = [known.get(id(source)) for source in sources]
-        return [
-            d if type(d) is np.ndarray and d.dtype is source.array.dtype else _in_dtype_of(source.array.dtype, d)
-            for d, source in zip(found, sources, strict=True)
-        ]
+        return [in_dtype_of(source.array.dtype, known.get(id(source))) for source in sources]
 
 
-def _add(known, owned, key, d):
+def add_gradient(known, owned, key, d):
     """Add to a gradient that is there already."""
     before = known[key]
     if key in owned and before.dtype == d.dtype:
@@ -110,10 +106,10 @@ def _add(known, owned, key, d):
         owned.add(key)
 
 
-def _in_dtype_of(dtype, gradient):
+def in_dtype_of(dtype, gradient):
     """A variable read in another dtype (mixed precision) gets its gradient in its own."""
     if gradient is None:
         return None
     if isinstance(gradient, np.generic):
         gradient = np.asarray(gradient)
-    return gradient if gradient.dtype == dtype else gradient.astype(dtype)
+    return gradient if gradient.dtype is dtype or gradient.dtype == dtype else gradient.astype(dtype)

@@ -12,7 +12,7 @@ import numpy as np
 from gpukeras.autograd.scope import current
 from gpukeras.backend import devices, dtypes
 
-__all__ = ["Tensor", "Variable", "convert_to_array", "numpy_functions"]
+__all__ = ["Tensor", "Variable", "convert_to_array", "increase", "numpy_functions"]
 
 numpy_functions: dict[Any, Any] = {}  # NumPy function or ufunc -> op; filled by gpukeras.ops.numpy_protocol
 
@@ -319,6 +319,15 @@ class Variable(Tensor):
             self.name,
             self.path,
         )
+
+
+def increase(array, value):
+    """array ← array + value, in place; the value is a number or an array that fits."""
+    if type(array) is np.ndarray and not array.ndim:
+        # As numbers of NumPy's: 0.2 microseconds, where += takes 1.5 for an array of shape ().
+        array[()] += value[()] if type(value) is np.ndarray else value
+    else:
+        array += value
 
 
 def _restore_variable(values, trainable, autocast, name, path):

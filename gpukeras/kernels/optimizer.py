@@ -45,7 +45,7 @@ def _in_blocks(update, scratch, *arrays):
     """Call ``update(*parts, *rows)`` for matching blocks of flat arrays, with `scratch` rows of working memory."""
     size, dtype = arrays[0].size, arrays[0].dtype
     if size <= blocks.BLOCK:
-        update(*arrays, *np.empty((scratch, size), dtype))
+        update(*arrays, *[np.empty(size, dtype) for _ in range(scratch)])
         return
 
     def block(*parts):

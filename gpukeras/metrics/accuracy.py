@@ -1,5 +1,8 @@
 """How often predictions are right."""
 
+import functools
+from typing import Any
+
 import numpy as np
 
 from gpukeras.autograd.op import op
@@ -157,7 +160,26 @@ class SparseTopKCategoricalAccuracy(MeanMetricWrapper):
         return config
 
 
-@op
+def _accuracy(is_right) -> Any:
+    """Make an accuracy, an op that gives 1 and 0, of a function of arrays that says which predictions are right.
+
+    Its attribute `matches` is an op that gives what the function says: True and False are counted faster than added up.
+    """
+
+    @functools.wraps(is_right)
+    def numbers(*args, **settings):
+        return is_right(*args, **settings).astype(dtypes.as_dtype(dtypes.floatx())), None
+
+    @functools.wraps(is_right)
+    def matches(*args, **settings):
+        return is_right(*args, **settings), None
+
+    accuracy = op(numbers)
+    accuracy.matches = op(matches)
+    return accuracy
+
+
+@_accuracy
 def accuracy(y_true, y_pred, /):
     """1 where labels and predictions are equal, else 0.
 
@@ -167,10 +189,10 @@ def accuracy(y_true, y_pred, /):
     """
     p = as_array(y_pred)
     t, p = same_rank(as_array(y_true).astype(p.dtype, copy=False), p)
-    return _equal("accuracy", t, p), None
+    return _equal("accuracy", t, p)
 
 
-@op
+@_accuracy
 def binary_accuracy(y_true, y_pred, /, threshold=0.5):
     """1 where the prediction is on the label's side of the threshold, else 0.
 
@@ -179,10 +201,13 @@ def binary_accuracy(y_true, y_pred, /, threshold=0.5):
         array([1., 0.], dtype=float32)
     """
     t, p = same_rank(as_array(y_true), as_array(y_pred))
-    return _equal("binary_accuracy", t, p > threshold), None
+    is_one = p > threshold
+    if type(is_one) is np.ndarray:  # NumPy compares arrays of one dtype in a third of the time
+        is_one = is_one.astype(t.dtype, copy=False)
+    return _equal("binary_accuracy", t, is_one)
 
 
-@op
+@_accuracy
 def categorical_accuracy(y_true, y_pred, /):
     """1 where the largest prediction stands where the one-hot label does, else 0.
 
@@ -195,10 +220,10 @@ def categorical_accuracy(y_true, y_pred, /):
     shape = t.shape
     if t.ndim == p.ndim:
         t = t.squeeze(-1)
-    return _equal("categorical_accuracy", t, p.argmax(axis=-1)).reshape(shape), None
+    return _equal("categorical_accuracy", t, p.argmax(axis=-1)).reshape(shape)
 
 
-@op
+@_accuracy
 def sparse_categorical_accuracy(y_true, y_pred, /):
     """1 where the largest prediction is that of the integer class, else 0.
 
@@ -213,10 +238,10 @@ def sparse_categorical_accuracy(y_true, y_pred, /):
         if len(shape) > 1:
             shape = shape[:-1]
     matches = _equal("sparse_categorical_accuracy", t, p.argmax(axis=-1))
-    return matches.reshape(shape), None
+    return matches.reshape(shape)
 
 
-@op
+@_accuracy
 def top_k_categorical_accuracy(y_true, y_pred, /, k=5):
     """1 where the one-hot label's class is among the k largest predictions, else 0.
 
@@ -225,10 +250,10 @@ def top_k_categorical_accuracy(y_true, y_pred, /, k=5):
         array([1.], dtype=float32)
     """
     label = as_array(y_true).argmax(axis=-1).astype(np.int32)
-    return _in_top_k("top_k_categorical_accuracy", label, as_array(y_pred), k), None
+    return _in_top_k("top_k_categorical_accuracy", label, as_array(y_pred), k)
 
 
-@op
+@_accuracy
 def sparse_top_k_categorical_accuracy(y_true, y_pred, /, k=5, from_sorted_ids=False):
     """1 where the integer class is among the k largest predictions, else 0.
 
@@ -239,11 +264,11 @@ def sparse_top_k_categorical_accuracy(y_true, y_pred, /, k=5, from_sorted_ids=Fa
     p = as_array(y_pred)
     if not from_sorted_ids:
         label = as_array(y_true).astype(np.int32)
-        return _in_top_k("sparse_top_k_categorical_accuracy", label, p, k), None
+        return _in_top_k("sparse_top_k_categorical_accuracy", label, p, k)
     label = as_array(y_true).astype(p.dtype, copy=False)
     rows = p.reshape(-1, p.shape[-1])
     matches = (label.reshape(-1, 1) == rows[:, :k]).any(axis=1)
-    return matches.reshape(label.shape).astype(dtypes.floatx()), None
+    return matches.reshape(label.shape)
 
 
 def _in_top_k(name, label, p, k):
@@ -258,7 +283,7 @@ def _in_top_k(name, label, p, k):
     at_label = rows[xp.arange(len(flat)), flat * is_class]
     is_class &= at_label == at_label  # a NaN is no large prediction
     matches = (rows > at_label[:, None]).sum(axis=1) < k
-    return (matches & is_class).reshape(label.shape).astype(dtypes.floatx())
+    return (matches & is_class).reshape(label.shape)
 
 
 def _equal(name, t, p):
@@ -270,4 +295,4 @@ def _equal(name, t, p):
                 f"{name} compares labels and predictions one by one, but got labels of shape "
                 f"{t.shape} for predictions of shape {p.shape}."
             ) from None
-    return (t == p).astype(dtypes.as_dtype(dtypes.floatx()))
+    return t == p

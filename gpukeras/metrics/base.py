@@ -5,7 +5,7 @@ from typing import Any
 from gpukeras import initializers, registry
 from gpukeras.autograd import symbolic
 from gpukeras.autograd.scope import current
-from gpukeras.autograd.tensor import Tensor, Variable, convert_to_array
+from gpukeras.autograd.tensor import Tensor, Variable, convert_to_array, increase
 from gpukeras.backend import dtypes
 from gpukeras.configurable import Configurable
 
@@ -134,7 +134,9 @@ def add_in_place(variable, value):
     array = variable.array
     if current.undo is not None:
         current.undo.append((array, array.copy()))
-    array += value.array if isinstance(value, Tensor) else value
+    if current.trace is not None:
+        current.trace.add_to(variable, value)
+    increase(array, value.array if isinstance(value, Tensor) else value)
 
 
 def as_tensor(value, dtype=None):

@@ -3,9 +3,11 @@
 import inspect
 import math
 
+import numpy as np
+
 from gpukeras import registry
 from gpukeras.autograd.op import op
-from gpukeras.autograd.tensor import Tensor, convert_to_array
+from gpukeras.autograd.tensor import convert_to_array
 from gpukeras.configurable import serialize
 from gpukeras.metrics.base import Metric, add_in_place
 from gpukeras.ops.elementwise import divide_no_nan
@@ -79,7 +81,7 @@ class Mean(Metric):
         if mean.array.shape or mean.array.dtype != self._array_dtype:
             self.update_state(mean, sample_weight=count)
         else:
-            add_in_place(self.total, mean.array[()] * count)
+            add_in_place(self.total, _times(mean, count))
             add_in_place(self.count, count)
 
     def result(self):
@@ -112,13 +114,7 @@ class MeanMetricWrapper(Mean):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         mask = getattr(y_pred, "_keras_mask", None)
-        function = getattr(self._fn, "function", None)
-        if sample_weight is mask is None and function is not None and type(y_true) is type(y_pred) is Tensor:
-            values = function(y_true.array, y_pred.array, **self._settings)[0]  # an op's: nothing here is recorded
-            add_in_place(self.total, _sum_of_means(values, self._array_dtype))
-            add_in_place(self.count, values.shape[0] if values.shape else 1)
-            return
-        values = self._fn(y_true, y_pred, **self._settings)
+        values = getattr(self._fn, "matches", self._fn)(y_true, y_pred, **self._settings)
         if mask is not None:
             sample_weight = _masked(sample_weight, mask, dtype=self._array_dtype)
         super().update_state(values, sample_weight=sample_weight)
@@ -148,15 +144,21 @@ class MeanMetricWrapper(Mean):
 
 
 @op
+def _times(mean, /, count):
+    """A mean of shape () times how many values it is the mean of."""
+    return mean[()] * count, None
+
+
+@op
 def _total(values, /, dtype):
     """Sum over samples of the mean of each."""
-    return _sum_of_means(as_array(values), dtype), None
-
-
-def _sum_of_means(values, dtype):
-    total = values.sum(dtype=dtype)
+    values = as_array(values)
+    if type(values) is np.ndarray and values.dtype == bool:
+        total = dtype.type(np.count_nonzero(values))  # in a third of the time, and never rounded
+    else:
+        total = values.sum(dtype=dtype)
     inner = math.prod(values.shape[1:])
-    return (total if inner <= 1 else total / inner).astype(dtype, copy=False)
+    return (total if inner <= 1 else (total / inner).astype(dtype, copy=False)), None
 
 
 @op

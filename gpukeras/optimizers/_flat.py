@@ -189,6 +189,11 @@ class Plan:
         for variable in self.constrained:  # before the first update, not in its middle
             _check_constraint(optimizer, variable)
         self._decaying = None
+        self._places = {id(variables[number].array): view for number, view in self.copies}
+
+    def places(self):
+        """Where the gradients may be written at once: id of a variable's array -> view of the gradient buffer."""
+        return self._places.copy()
 
     def takes(self, grads):
         """Whether the gradients are arrays of the variables' shapes, one for each, which need no other check."""

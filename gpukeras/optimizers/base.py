@@ -12,7 +12,7 @@ import numpy as np
 from gpukeras import registry
 from gpukeras.autograd.scope import commit, current, setting, transaction
 from gpukeras.autograd.symbolic import auto_name
-from gpukeras.autograd.tensor import Tensor, Variable, convert_to_array
+from gpukeras.autograd.tensor import Tensor, Variable, convert_to_array, increase
 from gpukeras.backend import devices, dtypes
 from gpukeras.kernels import optimizer as kernels
 from gpukeras.optimizers._flat import ACCUMULATOR, AVERAGE, Plan, group_variables, runs_of
@@ -255,31 +255,34 @@ class Optimizer(State):
             if not self.built:
                 self.build(variables)
             plan = self._plan_for(kept)
-        learning_rate = self._current_learning_rate()
         with np.errstate(all="ignore"):  # infinite gradients are the model's business, as in Keras
-            if plan.is_stepwise:  # an update_step of a user's may fail at any variable: keep the way back
-                with transaction(), setting(tapes=(), autocast=None):
-                    if current.undo is not None and not current.is_committed:
-                        written = [*plan.written(self), self._iterations.array]
-                        current.undo.extend([(array, array.copy()) for array in written])
-                    self._apply(plan, arrays, learning_rate)
-                return
-            commit()
-            if plan.constrained:
-                with setting(tapes=(), autocast=None):
-                    self._apply(plan, arrays, learning_rate)
-            else:
-                self._apply(plan, arrays, learning_rate)
+            self.apply_plan(plan, arrays)
 
-    def gradient_places(self, variables):
-        """Where `apply` would like to find the gradients: id of a variable's array -> view of its buffer; or None.
+    def plan_of(self, variables):
+        """The Plan by which `apply` updates these variables.
 
-        None before the first step, and for classes with an `apply` of their own, which may keep what they get.
+        None before the first step, and for classes with an `apply` of their own, which may do and keep what they like.
         """
-        plan = self._plans.get(tuple([id(variable) for variable in variables]))
-        if plan is None or type(self).apply is not Optimizer.apply:
+        if getattr(self.apply, "__func__", None) is not Optimizer.apply:
             return None
-        return {id(variables[number].array): view for number, view in plan.copies}
+        return self._plans.get(tuple([id(variable) for variable in variables]))
+
+    def apply_plan(self, plan, gradients):
+        """The part of `apply` behind the checks: update by gradients that the plan `takes`, or that were checked."""
+        learning_rate = self._current_learning_rate()
+        if plan.is_stepwise:  # an update_step of a user's may fail at any variable: keep the way back
+            with transaction(), setting(tapes=(), autocast=None):
+                if current.undo is not None and not current.is_committed:
+                    written = [*plan.written(self), self._iterations.array]
+                    current.undo.extend([(array, array.copy()) for array in written])
+                self._apply(plan, gradients, learning_rate)
+            return
+        commit()
+        if plan.constrained:
+            with setting(tapes=(), autocast=None):
+                self._apply(plan, gradients, learning_rate)
+        else:
+            self._apply(plan, gradients, learning_rate)
 
     def _variables_for(self, grads, variables):
         if variables is None:
@@ -374,8 +377,7 @@ class Optimizer(State):
                 self._update_averages()
             for variable in plan.constrained:
                 variable.assign(variable.constraint(variable))
-        count = self._iterations.array
-        count += 1
+        increase(self._iterations.array, 1)
 
     def _update(self, plan, learning_rate):
         self._clip(plan.runs)

@@ -53,7 +53,7 @@ _WHOLE = {
         (blas.Limit, ("__enter__", "__exit__")),
         (threads.Job, ("close",)),
         (Layer, ("_build_for",)),
-        (Optimizer, ("apply",)),
+        (Optimizer, ("apply", "apply_plan")),
     )
     for function in (getattr(owner, name) for name in names)
 }

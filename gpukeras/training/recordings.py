@@ -24,14 +24,18 @@ class Recording:
 
     Attributes:
         count: How many of them have begun.
-        program: The list of their ops, once it is written.
-        reason: What stands against one, if anything does.
+        program: The list of the ops from the inputs to the loss, once it is written; it returns outputs and loss.
+        sums: The list of the ops that update the metrics from inputs, outputs and loss, once it is written.
+        reason: What stands against the first, if anything does.
+        reason_of_sums: What stands against the second.
     """
 
     def __init__(self):
         self.count = 0
         self.program = None
+        self.sums = None
         self.reason = None
+        self.reason_of_sums = None
 
     def trace(self, model, inputs, outermost):
         """A Trace for this step, if it is the one to be written down: the second, as the first may build things."""
@@ -42,6 +46,27 @@ class Recording:
             self.reason = f"{type(others[0]).__name__} {others[0].name!r} is no layer of the library's"
             return None
         return Trace(inputs, outermost, takes_others_code=model.jit_compile is True)
+
+    def trace_sums(self, model, inputs, outermost):
+        """A Trace for the update of the metrics in the step whose ops have just been written down."""
+        if self.program is None:
+            return None
+        metrics = model._compile_metrics.metrics if model._compile_metrics is not None else []
+        others = [metric for metric in metrics if not _is_own(metric)]
+        if not model._has_default_metrics:
+            self.reason_of_sums = "compute_metrics is not the library's"
+        elif others and model.jit_compile is not True:
+            self.reason_of_sums = f"{type(others[0]).__name__} {others[0].name!r} is no metric of the library's"
+        else:
+            return Trace(inputs, outermost, takes_others_code=model.jit_compile is True)
+        return None
+
+    def finish_sums(self, trace, written):
+        """Keep what a Trace has written of the metrics' update, which wrote to so many arrays."""
+        if written != len(trace.additions):
+            trace.reason = trace.reason or "a metric does more than adding to its variables"
+        self.sums = trace.finish()
+        self.reason_of_sums = trace.reason
 
     def finish(self, trace, model, is_pure, *results):
         """Keep what a Trace has written, where it says all that the step did."""
@@ -69,7 +94,7 @@ def find(model, variables, x, y, sample_weight):
         or optimizer.loss_scale_factor is not None
     ):
         return None
-    stamp = (*tracking.stamp(), id(model._compile_loss), *map(id, variables))
+    stamp = (*tracking.stamp(), id(model._compile_loss), id(model._compile_metrics), *map(id, variables))
     known = model.__dict__.get("_remembered_recordings")
     if known is None or known[0] != stamp:
         known = model.__dict__["_remembered_recordings"] = stamp, collections.OrderedDict()
@@ -83,3 +108,9 @@ def find(model, variables, x, y, sample_weight):
             recordings.popitem(last=False)
     recording.count += 1
     return recording
+
+
+def _is_own(metric):
+    """Whether a metric, and the function that it averages, are the library's."""
+    function = getattr(metric, "_fn", metric)
+    return all(str(getattr(made, "__module__", None)).startswith("gpukeras.") for made in (type(metric), function))

@@ -5,7 +5,7 @@ import functools
 
 import numpy as np
 
-from gpukeras.autograd.scope import current, setting, transaction
+from gpukeras.autograd.scope import commit, current, setting, transaction
 from gpukeras.autograd.symbolic import flatten
 from gpukeras.autograd.tape import Tape
 from gpukeras.autograd.tensor import Tensor
@@ -24,7 +24,6 @@ def _quiet():
 
 @functools.lru_cache(maxsize=8)  # made once: a captured step may not copy from the host
 def _one(xp, dtype):
-    """d(loss)/d(loss)."""
     return xp.ones((), dtype)
 
 
@@ -89,41 +88,80 @@ def _update(undo, model, x, y, sample_weight):
     optimizer = model.optimizer
     with undo, _quiet():
         model._clear_losses()
+        variables = model.trainable_variables
+        recording = recordings.find(model, variables, x, y, sample_weight)
+        if recording is not None and recording.program is not None:
+            return _replay(recording, model, variables, x, y, sample_weight)
+        if current.is_recording:  # into a graph, where nothing is computed
+            recording = None
         with Tape() as tape, setting(training=True):
-            variables, y_pred, loss, target = _forward(tape, model, x, y, sample_weight)
-        logs = _update_metrics(model, x, y, y_pred, sample_weight, loss)
+            y_pred, loss = _forward(recording, model, x, y, sample_weight)
+            target = loss if optimizer is None else optimizer.scale_loss(loss)
+        logs = _add_to_metrics(recording, model, x, y, y_pred, sample_weight, loss)
         if optimizer is None:
             return logs
+        variables = model.trainable_variables  # anew: the call may have made them
         if not variables:
             raise ValueError(
                 f"{type(model).__name__} {model.name!r} has no trainable weights. Set "
                 f"layer.trainable = True, or use evaluate()."
             )
-        seed = _one(devices.array_module(loss.array), loss.array.dtype)
-        gradients = tape.gradients([(target, seed)], variables, optimizer.gradient_places(variables))
+        plan = optimizer.plan_of(variables)
+        places = None if plan is None else plan.places()
+        gradients = tape.gradients([(target, _seed(loss.array))], variables, places)
         optimizer.apply(gradients, variables)  # commits the transaction once everything is checked
     return logs
 
 
-def _forward(tape, model, x, y, sample_weight):
-    """Trainable variables, outputs and loss of a batch, and what stands for the loss on the tape."""
-    variables = model.trainable_variables
-    recording = recordings.find(model, variables, x, y, sample_weight)
-    if recording is not None and recording.program is not None:
-        arrays = [tensor.array for tensor in (x, y, sample_weight) if tensor is not None]
-        y_pred, loss = recording.program.run(tape, arrays)
-        return variables, Tensor(y_pred), Tensor(loss), recording.program.places[1]
+def _seed(loss):
+    """d(loss)/d(loss)."""
+    return _one(devices.array_module(loss), loss.dtype)
+
+
+def _forward(recording, model, x, y, sample_weight):
+    """Outputs and loss of a batch; where a recording wants it, they are written down."""
     given = [tensor for tensor in (x, y, sample_weight) if tensor is not None]
-    if current.is_recording:  # into a graph, where nothing is computed
-        recording = None
-    trace = recording.trace(model, given, _forward.__code__) if recording is not None else None
+    trace = None if recording is None else recording.trace(model, given, _forward.__code__)
     with trace or contextlib.nullcontext():
         y_pred = model(x)
         loss = _loss_of(model, x, y, y_pred, sample_weight, True)
     if recording is not None and trace is not None:
         recording.finish(trace, model, not current.undo, y_pred, loss)
-    target = loss if model.optimizer is None else model.optimizer.scale_loss(loss)
-    return model.trainable_variables, y_pred, loss, target  # the variables anew: the call may have made them
+    return y_pred, loss
+
+
+def _add_to_metrics(recording, model, x, y, y_pred, sample_weight, loss):
+    """`_update_metrics`; where the step has just been written down, this is, too."""
+    given = [tensor for tensor in (x, y, sample_weight, y_pred, loss) if tensor is not None]
+    trace = None if recording is None else recording.trace_sums(model, given, _add_to_metrics.__code__)
+    if recording is None or trace is None:
+        return _update_metrics(model, x, y, y_pred, sample_weight, loss)
+    with trace:
+        _update_metrics(model, x, y, y_pred, sample_weight, loss)
+    recording.finish_sums(trace, len(current.undo))
+    return None
+
+
+def _replay(recording, model, variables, x, y, sample_weight):
+    """The step from the lists of its ops. All is computed before anything is written: nothing need be undone."""
+    optimizer, program, sums = model.optimizer, recording.program, recording.sums
+    arrays = [tensor.array for tensor in (x, y, sample_weight) if tensor is not None]
+    (y_pred, loss), backwards = program.run(arrays)
+    logs = amounts = None
+    if sums is not None:
+        amounts, _ = sums.run([*arrays, y_pred, loss])
+    else:
+        logs = _update_metrics(model, x, y, Tensor(y_pred), sample_weight, Tensor(loss))
+    plan = optimizer.plan_of(variables)
+    gradients = program.gradients(backwards, 1, _seed(loss), variables, None if plan is None else plan.places())
+    if plan is not None and plan.takes(gradients):
+        optimizer.apply_plan(plan, gradients)
+    else:
+        optimizer.apply(gradients, variables)
+    if sums is not None:
+        commit()
+        sums.add(amounts)
+    return logs
 
 
 def test(model, x, y, sample_weight):

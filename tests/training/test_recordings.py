@@ -8,6 +8,8 @@ import pytest
 
 import gpukeras as keras
 from gpukeras import layers, ops
+from gpukeras.training import step
+from gpukeras.training.data import to_batch
 
 X = np.random.default_rng(0).normal(size=(26, 12)).astype("float32")
 IMAGES = X[:, :, None, None] * np.ones((1, 1, 6, 2), "float32")
@@ -113,6 +115,7 @@ def test_listed_steps_equal_written_ones(make, x, reason, fit_settings):
     recording = recording_of(listed)
     if reason is None:
         assert recording.program is not None, recording.reason
+        assert recording.sums is not None, recording.reason_of_sums
         assert recording_of(listed, rows=2).program is not None  # the partial batches
     else:
         assert recording.program is None
@@ -186,6 +189,94 @@ class TestTheUsersCode:
         model = keras.Sequential([keras.Input((12,)), layers.Dense(12), Shifting(), layers.Dense(3)])
         _, _, recording = self.steps_and_calls(model, jit_compile=True)
         assert recording.program is None and "made in the step" in recording.reason
+
+
+class TestMetrics:
+    """What metrics add up is listed, too, apart from the rest of the step."""
+
+    def both(self, *metrics, **settings):
+        """The recording and both histories: listed, and as it is written."""
+        histories = []
+        for is_eager in (False, True):
+            keras.utils.set_random_seed(3)
+            model = perceptron()
+            made = [metric() if isinstance(metric, type) else metric for metric in metrics]
+            eager = {"run_eagerly": True} if is_eager else settings
+            model.compile("adam", "categorical_crossentropy", metrics=made, **eager)
+            y = np.eye(3, dtype="float32")[LABELS]
+            history = model.fit(X, y, batch_size=8, epochs=3, verbose=0).history
+            histories.append([np.asarray(value) for values in history.values() for value in values])
+            if not is_eager:
+                recording = recording_of(model)
+        for found, expected in zip(*histories, strict=True):
+            np.testing.assert_array_equal(found, expected)
+        return recording
+
+    def test_of_the_library_give_the_same_values(self):
+        names = ["accuracy", "mae", "binary_accuracy", "top_k_categorical_accuracy", "kl_divergence"]
+        recording = self.both(*names)
+        assert recording.sums is not None, recording.reason_of_sums
+
+    @pytest.mark.parametrize(
+        "metric",
+        [
+            keras.metrics.AUC,
+            keras.metrics.Precision,
+            keras.metrics.F1Score,
+            keras.metrics.R2Score,
+            keras.metrics.PearsonCorrelation,
+        ],
+    )
+    def test_of_any_kind_give_the_same_values(self, metric):
+        assert self.both(metric).program is not None
+
+    def test_of_the_users_run_in_every_step(self):
+        calls = []
+
+        class Steps(keras.metrics.Metric):
+            def __init__(self, **kwargs):
+                super().__init__(**kwargs)
+                self.count = self.add_weight(name="count", initializer="zeros")
+
+            def update_state(self, y_true, y_pred, sample_weight=None):
+                calls.append(1)
+                self.count.assign_add(1)
+
+            def result(self):
+                return self.count.value
+
+        def error(y_true, y_pred):
+            calls.append(1)
+            return ops.abs(y_true - y_pred)
+
+        for metric in (Steps, error):
+            calls.clear()
+            recording = self.both(metric)
+            assert len(calls) == 24
+            assert recording.sums is None and "no metric of the library's" in recording.reason_of_sums
+
+    def test_of_the_users_are_listed_where_jit_compile_asks_for_it(self):
+        calls = []
+
+        def error(y_true, y_pred):
+            calls.append(1)
+            return ops.abs(y_true - y_pred)
+
+        assert self.both(error, jit_compile=True).sums is not None
+        assert len(calls) == 4 + 12  # the first two steps of either signature, and all as they are written
+
+    def test_keep_their_sums_when_the_optimizer_refuses_a_step(self):
+        model, _ = trained(perceptron, X, {}, {})
+        before = [variable.numpy() for metric in model.metrics for variable in metric.variables]
+
+        def refuse(*args):
+            raise ValueError("not now")
+
+        model.optimizer.__dict__["apply"] = refuse
+        with pytest.raises(ValueError, match="not now"):
+            step.train(model, *to_batch((X[:8], LABELS[:8])))
+        after = [variable.numpy() for metric in model.metrics for variable in metric.variables]
+        np.testing.assert_array_equal(after, before)
 
 
 class TestChanges:
