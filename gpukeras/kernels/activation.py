@@ -116,13 +116,24 @@ def softmax(x, y, axis=-1):
     return y
 
 
+# Columns up to which rows are turned first: 128 rows of 10 took 7 us so, 16 otherwise; of 64 about the same.
+_SHORT = 32
+
+
 @softmax.cpu
 def softmax(x, y, axis=-1):
     if not _is_for_blas(x, y):
         return softmax.reference(x, y, axis)
     if axis in (-1, x.ndim - 1):
         size = x.shape[-1]
-        x_rows, y_rows, ones = x.reshape(-1, size), y.reshape(-1, size), np.ones(size, x.dtype)
+        x_rows, y_rows = (x, y) if x.ndim == 2 else (x.reshape(-1, size), y.reshape(-1, size))
+        if size <= _SHORT and x.size <= blocks.BLOCK:
+            turned = x_rows.T.copy()
+            turned -= np.maximum.reduce(turned, 0)
+            np.exp(turned, out=turned)
+            np.divide(turned, np.add.reduce(turned, 0), out=y_rows.T)
+            return y
+        ones = np.ones(size, x.dtype)
 
         def rows(block):
             part, out = x_rows[block], y_rows[block]
@@ -171,6 +182,7 @@ def softmax(random, dtype):
 
 
 _SOFTMAX_SAMPLES = (
+    ((7, 3), -1),
     ((7, 33), -1),
     ((700, 129), -1),
     ((2100, 129), -1),
@@ -197,20 +209,21 @@ def softmax_backward(y, dy, dx, axis=-1):
 def softmax_backward(y, dy, dx, axis=-1):
     if not _is_for_blas(y, dy, dx):
         return softmax_backward.reference(y, dy, dx, axis)
-    if axis in (-1, y.ndim - 1):
-        view, sums = (-1, y.shape[-1]), "ij,ij->i"
-    else:
-        view, sums = _columns_view(axis, y.shape), "ijk,ijk->ik"
-        if view is None:
-            return softmax_backward.reference(y, dy, dx, axis)
+    is_last = axis in (-1, y.ndim - 1)
+    view = (-1, y.shape[-1]) if is_last else _columns_view(axis, y.shape)
+    if view is None:
+        return softmax_backward.reference(y, dy, dx, axis)
     y_view, dy_view, dx_view = y.reshape(view), dy.reshape(view), dx.reshape(view)
+    ones = np.ones(view[1], y.dtype)
 
     def block(rows):
         part, dpart, out = y_view[rows], dy_view[rows], dx_view[rows]
-        np.subtract(dpart, np.einsum(sums, part, dpart)[:, None], out=out)
+        # BLAS sums up rows in a half to two thirds of the time that einsum takes for up to 64 columns.
+        total = np.dot(part * dpart, ones) if is_last else np.einsum("ijk,ijk->ik", part, dpart)
+        np.subtract(dpart, total[:, None], out=out)
         out *= part
 
-    blocks.for_rows(block, len(y_view), y.size // len(y_view))
+    blocks.for_rows(block, len(y_view), y.size // len(y_view), uses_blas=is_last)
     return dx
 
 
@@ -233,7 +246,7 @@ def softmax_backward(random, dtype):
 
 def _is_for_blas(*arrays):
     """Whether all arrays are plain matrices to BLAS, and hold something."""
-    return all(a.size and a.flags.c_contiguous and a.dtype in (np.float32, np.float64) for a in arrays)
+    return all([a.size and a.flags.c_contiguous and a.dtype.char in "fd" for a in arrays])
 
 
 def _columns_view(axis, shape):

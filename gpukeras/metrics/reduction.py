@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from typing import Any
 
 import numpy as np
 
@@ -114,7 +115,8 @@ class MeanMetricWrapper(Mean):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         mask = getattr(y_pred, "_keras_mask", None)
-        values = getattr(self._fn, "matches", self._fn)(y_true, y_pred, **self._settings)
+        function: Any = getattr(self._fn, "matches", self._fn)
+        values = function(y_true, y_pred, **self._settings)
         if mask is not None:
             sample_weight = _masked(sample_weight, mask, dtype=self._array_dtype)
         super().update_state(values, sample_weight=sample_weight)
