@@ -15,6 +15,7 @@ __all__ = [
     "add_scaled",
     "can_limit",
     "matmul",
+    "multiplies_unpacked",
     "one_thread",
     "shorten_spinning",
     "thread_count",
@@ -75,13 +76,14 @@ def add_scaled(x, alpha, y, beta=1.0):
 
 
 class _Library:
-    """The BLAS that NumPy uses: its number of threads, the file it was loaded from, and axpby by NumPy's type."""
+    """The BLAS that NumPy uses: its number of threads, its file, axpby by NumPy's type, the processor it is for."""
 
-    def __init__(self, get_count, set_count, file, add_scaled):
+    def __init__(self, get_count, set_count, file, add_scaled, processor):
         self.get_count = get_count
         self.set_count = set_count
         self.file = file
         self.add_scaled = add_scaled
+        self.processor = processor
 
 
 @functools.lru_cache(maxsize=1)
@@ -102,8 +104,10 @@ def _library():
             get_count = getattr(dynlib, f"{prefix}openblas_get_num_threads{suffix}", None)
             set_count = getattr(dynlib, f"{prefix}openblas_set_num_threads{suffix}", None)
             if get_count is not None and set_count is not None:
-                return _Library(get_count, set_count, library.dynlib, _axpby(library.dynlib, prefix, suffix))
-    return _Library(library.get_num_threads, library.set_num_threads, None, {})
+                add_scaled = _axpby(library.dynlib, prefix, suffix)
+                processor = getattr(library, "architecture", None)
+                return _Library(get_count, set_count, library.dynlib, add_scaled, processor)
+    return _Library(library.get_num_threads, library.set_num_threads, None, {}, None)
 
 
 def _axpby(dynlib, prefix, suffix):
@@ -130,6 +134,13 @@ def thread_count():
 def can_limit():
     """Whether BLAS can be held to one thread."""
     return _library() is not None
+
+
+@functools.lru_cache(maxsize=1)
+def multiplies_unpacked():
+    """Whether small products are computed without copies of their operands: OpenBLAS's on processors with AVX-512."""
+    library = _library()
+    return library is not None and library.processor in ("SkylakeX", "Cooperlake", "SapphireRapids")
 
 
 class Limit:

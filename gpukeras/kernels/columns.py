@@ -12,16 +12,17 @@ Three walks, of which the shapes choose one:
 - `scatter`: the transpose of any `gather`, by adding up what each place of each window gets.
 """
 
-import functools
+import collections
+import contextlib
 import itertools
 import math
 from typing import Any
 
 import numpy as np
 
-from gpukeras.backend import blas, memory, threads
+from gpukeras.backend import memory, threads
 from gpukeras.kernels import products
-from gpukeras.kernels.patches import FEW_CHANNELS, for_blocks, goes_by_rows
+from gpukeras.kernels.patches import FEW_CHANNELS, Block, columns_of, goes_by_rows
 from gpukeras.kernels.windows import Windows
 
 __all__ = [
@@ -94,51 +95,94 @@ def gather(x, windows, groups, y: Any = None, weights=None, bias=None, is_rectif
         cuts = _cuts(len(x), windows.grid, windows.count // pieces * channels + pieces * filters, x.dtype)
     shape = (pieces, groups, windows.count * channels // groups // pieces, filters // groups)
     parts = _parts(cuts, 0 if dy is None else math.prod(shape) * x.dtype.itemsize)
-    matrices = None if y is None else _pieces_of(matrices_of(weights, groups), pieces)
+    chunks = None if y is None else _pieces_of(matrices_of(weights, groups), pieces, len(parts) > 1)
     line = None if bias is None else np.tile(bias, windows.grid[-1])
     sums: Any = None if dy is None else np.empty((len(parts), *shape), x.dtype)
 
-    def compute(part):
-        for_blocks(x, windows, groups, parts[part], is_by_rows, functools.partial(multiply, part, parts[part][0]))
+    @contextlib.contextmanager
+    def open_for(block):
+        batch, start, stop = block.kind
+        size = batch * (stop - start) * math.prod(windows.grid[1:]) * filters if is_by_rows else 0  # out of y's order
+        with (
+            columns_of(x, windows, groups, block, is_by_rows) as (columns, fill),
+            memory.scratch((0 if y is None else pieces * size,), x.dtype) as shares,
+            memory.scratch((0 if dy is None else size,), x.dtype) as moved,
+        ):
+            multiply: Any = None if y is None else _multiplying(columns, chunks, shares, len(parts) > 1)
+            add: Any = None if dy is None else _summing(columns, filters, moved, len(parts) > 1)
 
-    def multiply(part, first, cut, columns):
-        if y is not None:
-            out = y[cut]
-            _multiply(columns, matrices, out.swapaxes(0, 1) if is_by_rows else out, len(parts) > 1)
-            finish(out, line, is_rectified)
-        if dy is not None:
-            rows = dy[cut].swapaxes(0, 1) if is_by_rows else dy[cut]
-            _multiply_transposed(columns, rows, sums[part], cut is not first, len(parts) > 1)
+            def compute(part, block):
+                fill(block.images)
+                if y is not None:
+                    out = y[block]
+                    multiply(out.swapaxes(0, 1) if is_by_rows else out)
+                    finish(out, line, is_rectified)
+                if dy is not None:
+                    rows = dy[block].swapaxes(0, 1) if is_by_rows else dy[block]
+                    add(rows, sums[part], block is not parts[part][0])
 
-    _run(compute, range(len(parts)))
+            yield compute
+
+    _run(open_for, parts)
     if dy is None:
         return None
     return join_matrices(sums.sum(axis=0).swapaxes(0, 1).reshape(groups, pieces * shape[2], shape[3]), windows)
 
 
-def _pieces_of(matrices, pieces):
+def _pieces_of(matrices, pieces, in_tiles):
     groups, width, filters = matrices.shape
-    return matrices.reshape(groups, pieces, width // pieces, filters).swapaxes(0, 1)
+    matrices = matrices.reshape(groups, pieces, width // pieces, filters).swapaxes(0, 1)
+    return products.in_chunks(matrices) if in_tiles else matrices[..., None, :, :]
 
 
-def _multiply(columns, matrices, out, in_pieces):
-    """out ← Σ over pieces of columns · matrices; out has the windows in the order of the columns, and filters."""
+def _multiplying(columns, chunks, shares, in_tiles):
+    """A function of out: out ← Σ over pieces of columns · matrices.
+
+    Out has the windows in the order of the columns, and filters. Where it does not lie in one piece of memory, products
+    go to `shares`, flat memory for them, first.
+    """
     pieces, groups, rows, _ = columns.shape
-    if pieces == 1 and out.flags.c_contiguous:
-        products.multiply(columns, matrices, split(out, groups)[None], in_pieces)
-        return
-    filters = matrices.shape[-1]
-    out = out.reshape(*out.shape[:-1], groups, filters)
-    out = out.transpose(out.ndim - 2, *range(out.ndim - 2), out.ndim - 1)
-    with memory.scratch((pieces, groups, rows, filters), out.dtype) as shares:
-        products.multiply(columns, matrices, shares, in_pieces)
-        total, *others = shares.reshape(pieces, *out.shape)
+    multiply = products.multiplier(columns, chunks, in_tiles)
+    filters = chunks.shape[-1] * chunks.shape[-3]
+
+    def directly(out):
+        multiply(split(out, groups)[None])
+
+    def by_shares(out):
+        out = out.reshape(*out.shape[:-1], groups, filters)
+        out = out.transpose(out.ndim - 2, *range(out.ndim - 2), out.ndim - 1)
+        multiply(held)
+        total, *others = held.reshape(pieces, *out.shape)
         for share in others[:-1]:
             total += share
         if others:
             np.add(total, others[-1], out=out)  # with both sums at once; np.add.reduce takes twice the time
         else:
             np.copyto(out, total)
+
+    if not shares.size:
+        return directly
+    held = shares[: pieces * groups * rows * filters].reshape(pieces, groups, rows, filters)
+    return by_shares
+
+
+def _summing(columns, filters, moved, in_tiles):
+    """A function of dy, out and is_added: out ← columnsᵀ · dy for each piece, or out += columnsᵀ · dy.
+
+    Dy has the windows in the order of the columns. Where it does not lie in one piece of memory, it goes to `moved`,
+    flat memory for it, first.
+    """
+    groups = columns.shape[1]
+    multiply = products.transposed_multiplier(columns, filters // groups, in_tiles)
+
+    def add(dy, out, is_added):
+        if moved.size:
+            copy = moved.reshape(dy.shape)
+            np.copyto(copy, dy)
+            dy = copy
+        multiply(split(dy, groups)[None], out, is_added)
+
+    return add
 
 
 def finish(y, line, is_rectified):
@@ -150,17 +194,6 @@ def finish(y, line, is_rectified):
         lines += line[: lines.shape[1]]  # a block may hold a part of the only axis
     if is_rectified:
         np.maximum(lines, np.zeros(lines.shape[1], y.dtype), out=lines)  # with a number it takes three times as long
-
-
-def _multiply_transposed(columns, dy, out, is_added, in_pieces):
-    """out ← columnsᵀ · dy for each piece, or out += columnsᵀ · dy where `is_added`."""
-    groups = columns.shape[1]
-    if dy.flags.c_contiguous:
-        products.multiply_transposed(columns, split(dy, groups)[None], out, is_added, in_pieces)
-        return
-    with memory.scratch(dy.shape, dy.dtype) as copy:
-        np.copyto(copy, dy)
-        products.multiply_transposed(columns, split(copy, groups)[None], out, is_added, in_pieces)
 
 
 # --- The way back with strides -----------------------------------------------------------------------------------
@@ -176,28 +209,47 @@ def interleave(dy, weights, windows, groups, bias=None, is_rectified=False):
     line = None if bias is None else np.tile(bias, windows.space[-1])
     dx = np.empty((len(dy), *windows.space, groups * weights.shape[-2]), dy.dtype)
     walks = _walks(weights, windows, groups, dx)
+    if not walks:
+        finish(dx, line, is_rectified)
+        return dx
+    grid = [max(sizes) for sizes in zip(*(walk.grid for walk, _ in walks), strict=True)]
+    width = max(walk.count // walk.size[0] for walk, _ in walks) * dy.shape[-1] + 2 * dx.shape[-1]
+    cuts = _cuts(len(dy), grid, width, dy.dtype)
+    has_whole_images = all(block.rows == slice(0, grid[0]) for block in cuts)
+    parts = _parts(cuts, 0)
+    in_tiles = len(parts) > 1
+    most = max(pieces for _, targets in walks for *_, (_, pieces) in targets)
+    walks = [(walk, [(*where, _pieces_of(*pieces, in_tiles)) for *where, pieces in targets]) for walk, targets in walks]
 
-    def compute(part):
-        for walk, targets in walks:
-            for_blocks(dy, walk, groups, part, True, functools.partial(multiply, targets))
-        if has_whole_images:
-            finish(dx[part[0][0].start : part[-1][0].stop], line, is_rectified)
+    @contextlib.contextmanager
+    def open_for(block):
+        with contextlib.ExitStack() as stack:
+            batch, start, stop = block.kind
+            size = most * batch * (stop - start) * math.prod(grid[1:]) * dx.shape[-1]
+            shares = stack.enter_context(memory.scratch((size,), dy.dtype))  # for one product after the other
+            made = []
+            for walk, targets in walks:
+                columns, fill = stack.enter_context(columns_of(dy, walk, groups, block, True))
+                inner = columns.shape[2] // (stop - start)  # windows in a row of all images
+                multiplied = []
+                for places, of_kernel, chunks in targets:
+                    rows = len(range(*places[0].indices(dx.shape[1]))[block.rows])  # not all have as many
+                    if rows:
+                        seen = columns[of_kernel, :, : rows * inner]
+                        multiplied.append((places, _multiplying(seen, chunks, shares, in_tiles)))
+                made.append((fill, multiplied))
 
-    def multiply(targets, cut, columns):
-        images, rows = cut
-        for places, of_kernel, matrices in targets:
-            into = dx[(images, *places)][:, rows].swapaxes(0, 1)
-            count = columns.shape[2] // (rows.stop - rows.start) * len(into)  # not all have as many rows
-            _multiply(columns[of_kernel, :, :count], matrices, into, len(parts) > 1)
+            def compute(_, block):
+                for fill, multiplied in made:
+                    fill(block.images)
+                    for places, multiply in multiplied:
+                        multiply(dx[(block.images, *places)][:, block.rows].swapaxes(0, 1))
+                if has_whole_images:
+                    finish(dx[block.images], line, is_rectified)
 
-    parts, has_whole_images = [], False
-    if walks:
-        grid = [max(sizes) for sizes in zip(*(walk.grid for walk, _ in walks), strict=True)]
-        width = max(walk.count // walk.size[0] for walk, _ in walks) * dy.shape[-1] + 2 * dx.shape[-1]
-        cuts = _cuts(len(dy), grid, width, dy.dtype)
-        has_whole_images = all(rows.start == 0 and rows.stop == grid[0] for _, rows in cuts)
-        parts += _parts(cuts, 0)
-        _run(compute, parts)
+            yield compute
+
+    _run(open_for, parts)
     if not has_whole_images:
         finish(dx, line, is_rectified)
     return dx
@@ -207,7 +259,7 @@ def _walks(weights, windows, groups, dx):
     """The convolutions of dy that `interleave` makes dx of; what no window sees is set to zero.
 
     Returns pairs of windows over dy and a list of what is made of their columns: places of dx, the rows of the windows
-    that these see, and matrices.
+    that these see, and matrices with the number of their pieces.
     """
     first, *others = windows.residues
     seen = [residue for residue in first if residue.size]
@@ -233,7 +285,7 @@ def _walks(weights, windows, groups, dx):
                 (
                     (residue.places, *(r.places for r in inner)),
                     slice(low, low + residue.size),
-                    _pieces_of(matrices_of(mirrored(weights[taps], groups), groups), residue.size),
+                    (matrices_of(mirrored(weights[taps], groups), groups), residue.size),
                 )
             )
         walks.append((Windows(windows.grid, size, ones, ones, lows, grid), targets))
@@ -256,38 +308,43 @@ def scatter(dy, weights, windows, groups, bias=None, is_rectified=False):
 
     def compute(images):
         dx[images].fill(0)
-        for rows in bands:
-            add(dx[images], dy[images, rows], places, windows, rows)
+        for rows, taps in bands:
+            add(dx[images], dy[images, rows], places, windows, taps, len(images_of) > 1)
         finish(dx[images], line, is_rectified)
 
     cuts = _cuts(len(dy), windows.grid, windows.count * dx.shape[-1] + dy.shape[-1], dy.dtype)
-    bands = [rows for images, rows in cuts if images.start == 0]  # neighbouring bands add to the same places
-    if cuts:
-        _run(compute, [images for images, rows in cuts if rows.start == 0])
+    images_of = [block.images for block in cuts if block.rows.start == 0]
+    # Neighbouring bands add to the same places.
+    bands = [(rows, _taps(windows, rows)) for images, rows in cuts if images.start == 0]
+    if len(images_of) > 1:
+        places = np.ascontiguousarray(places)  # as small products want them
+        threads.run(compute, images_of, uses_blas=True)
+    elif images_of:
+        compute(*images_of)  # with BLAS's own threads
     else:
         dx.fill(0)
         finish(dx, line, is_rectified)
     return dx
 
 
-def _add(dx, dy, places, windows, rows):
+def _add(dx, dy, places, windows, taps, in_tiles):
     groups, count, _, channels = places.shape
     with memory.scratch((groups, count, math.prod(dy.shape[:-1]), channels), dy.dtype) as shares:
-        _matmul(split(dy, groups)[:, None], places, shares)
+        products.multiplier(split(dy, groups)[:, None], products.in_chunks(places), in_tiles)(shares)
         shares = shares.reshape(groups, count, *dy.shape[:-1], channels)
         shares = shares.transpose(1, *range(2, shares.ndim - 1), 0, shares.ndim - 1)
         dx = dx.reshape(*dx.shape[:-1], groups, channels)
-        for share, (out, into) in zip(shares, _taps(windows, rows), strict=True):
+        for share, (out, into) in zip(shares, taps, strict=True):
             if windows.is_disjoint:
                 dx[into] = share[out]
             else:
-                dx[into] += share[out]
+                target = dx[into]
+                target += share[out]  # dx[into] += ... would also copy the sum to where it is
 
 
-def _add_few(dx, dy, places, windows, rows):
+def _add_few(dx, dy, places, windows, taps, in_tiles):
     """`_add` for few channels, one image per channel: runs of places are added, not single places' channels."""
     _, count, filters, channels = places.shape
-    taps = _taps(windows, rows)
     seen = [into[1] for out, into in taps if into[1].stop]
     low, high = min((rows.start for rows in seen), default=0), max((rows.stop for rows in seen), default=0)
     dx = dx[:, low:high].transpose(dx.ndim - 1, *range(dx.ndim - 1))
@@ -298,7 +355,7 @@ def _add_few(dx, dy, places, windows, rows):
         memory.scratch(dx.shape, dy.dtype) as total,
     ):
         matrix = places[0].transpose(1, 0, 2).reshape(1, filters, -1)
-        products.multiply(dy.reshape(1, -1, filters), matrix, by_windows, True)
+        products.multiplier(dy.reshape(1, -1, filters), products.in_chunks(matrix), in_tiles)(by_windows)
         np.copyto(shares, by_windows[0].T)  # takes less time than the product in that order
         total.fill(0)
         for share, (out, into) in zip(shares.reshape(count, channels, *dy.shape[:-1]), taps, strict=True):
@@ -327,7 +384,7 @@ def _taps(windows, rows):
 
 
 def _cuts(batch, grid, width, dtype, most=1):
-    """Equal blocks of windows, each window with `width` elements: pairs of slices into (batch, grid[0]).
+    """Equal blocks of windows, each window with `width` elements.
 
     Blocks take `most` times _BLOCK_BYTES at most.
     """
@@ -339,9 +396,9 @@ def _cuts(batch, grid, width, dtype, most=1):
     if count > 1:
         count = max(1 << (count - 1).bit_length(), 4)  # the same number for each of two or four threads, and equal ones
     if count <= batch:
-        return [(images, slice(0, rows)) for images in _split_evenly(batch, count)]
+        return [Block(images, slice(0, rows)) for images in _split_evenly(batch, count)]
     bands = _split_evenly(rows, min(-(-count // batch), rows))
-    return [(slice(i, i + 1), band) for i in range(batch) for band in bands]
+    return [Block(slice(i, i + 1), band) for i in range(batch) for band in bands]
 
 
 def _parts(cuts, nbytes):
@@ -354,24 +411,44 @@ def _split_evenly(n, count):
     return [slice(n * i // count, n * (i + 1) // count) for i in range(count)]
 
 
-def _run(compute, items):
-    """Call ``compute(item)`` for each item, on all threads; a single item has BLAS's own threads to itself."""
-    if len(items) == 1:
-        compute(items[0])
+def _run(open_for, parts):
+    """Call ``compute(part, block)`` for all blocks of all parts, those of a part in their order and in one thread.
+
+    ``open_for(block)`` gives a context with `compute` for blocks of one kind: what a thread makes once for all that it
+    gets. All threads take part after part; one that is alone has BLAS's own threads to itself.
+    """
+    waiting = collections.deque(enumerate(parts))
+
+    def take():
+        while waiting:
+            try:
+                part, blocks = waiting.popleft()
+            except IndexError:  # another thread was faster
+                return
+            for block in blocks:
+                yield part, block
+
+    def work(_):
+        kind: Any = None
+        compute: Any = None
+        try:
+            with contextlib.ExitStack() as stack:
+                for part, block in take():
+                    if block.kind != kind:
+                        stack.close()
+                        kind, compute = block.kind, stack.enter_context(open_for(block))
+                    compute(part, block)
+        except BaseException:
+            waiting.clear()
+            raise
+
+    if len(parts) == 1:
+        work(None)
     else:
-        threads.run(compute, items, uses_blas=True)
+        threads.run(work, range(min(threads.count(), len(parts))), uses_blas=True)
 
 
 # --- Matrices ----------------------------------------------------------------------------------------------------
-
-
-def _matmul(a, b, out):
-    """out ← a · b for each group."""
-    if len(out) == 1:
-        blas.matmul(a[0], b[0], out=out[0])
-    else:
-        blas.matmul(a, b, out=out)
-    return out
 
 
 def matrices_of(weights, groups):

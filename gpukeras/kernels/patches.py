@@ -1,15 +1,15 @@
 """What the windows of a few images see, laid out as matrices: one row per window, a column per place and channel."""
 
-import itertools
+import contextlib
 import math
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from gpukeras.backend import memory
 
-__all__ = ["FEW_CHANNELS", "for_blocks", "goes_by_rows"]
+__all__ = ["Block", "FEW_CHANNELS", "columns_of", "goes_by_rows"]
 
 # Up to so many channels, matrices are laid out with one row for each place and channel: then runs of
 # neighbouring windows are copied, not single windows' few channels. Measured: 1 channel 0.6 ms
@@ -22,55 +22,65 @@ def goes_by_rows(windows, channels):
     return windows.strides[0] == 1 < windows.size[0] and len(windows.size) > 1 and channels > FEW_CHANNELS
 
 
-def for_blocks(x, windows, groups, blocks, is_by_rows, use):
-    """Call ``use(block, columns)`` for each block, a pair of slices into (batch, grid[0]).
+class Block(NamedTuple):
+    """Windows of some images: slices of the batch and of the grid's first axis."""
+
+    images: slice
+    rows: slice
+
+    @property
+    def kind(self):
+        """What blocks have in common that differ only in their images."""
+        return self.images.stop - self.images.start, self.rows.start, self.rows.stop
+
+
+@contextlib.contextmanager
+def columns_of(x, windows, groups, block, is_by_rows):
+    """Memory for the columns of a block and others of its kind, and a function of a block's images that fills it.
+
+    Views are made once, and padding set to zero once: what is done in Python for each block keeps other threads
+    waiting.
 
     The columns are (pieces, groups, windows of the block, places · channels of a group). One piece holds all that the
     windows see. By rows, for windows at stride 1 on the first axis, there is one piece for each row of the kernel, and
     the windows are in the order (rows, batch, ...): a row of x is copied once for all rows of the kernel that it is
     seen through, and pieces are overlapping slices of one array.
     """
-    for _, alike in itertools.groupby(blocks, key=_kind):
-        _for_alike(x, windows, groups, list(alike), is_by_rows, use)
-
-
-def _kind(block):
-    images, rows = block
-    return images.stop - images.start, rows.start, rows.stop
-
-
-def _for_alike(x, windows, groups, blocks, is_by_rows, use):
-    """`for_blocks` where they differ only in their images: views are made once, and padding is set to zero once."""
-    batch, start, stop = _kind(blocks[0])
+    batch, start, stop = block.kind
     first = start * windows.strides[0] - windows.lows[0]
     count = (stop - start - 1) * windows.strides[0] + (windows.size[0] - 1) * windows.dilation[0] + 1
+    rows = count if is_by_rows else stop - start
+    inner = batch * math.prod(windows.grid[1:])
+    size = rows * inner * windows.count // (windows.size[0] if is_by_rows else 1) * x.shape[-1]
     is_direct = not windows.is_padded and x.strides[-1] == x.itemsize
-    with memory.scratch((0,) if is_direct else (batch, count, *windows.span[1:], x.shape[-1]), x.dtype) as padded:
-        inside: Any = None
-        source: Any = None
-        view: Any = None
-        if not is_direct:
+    with (
+        memory.scratch((0,) if is_direct else (batch, count, *windows.span[1:], x.shape[-1]), x.dtype) as padded,
+        memory.scratch((size,), x.dtype) as held,
+    ):
+        seen = x[:, first : first + count] if is_direct else padded
+        view, axis = _view(seen, windows, groups, stop - start, is_by_rows)
+        target = held.reshape(*view.shape[:axis], batch, *view.shape[axis + 1 :])
+        if is_direct:
+            before = (slice(None),) * axis
+
+            def fill(images):
+                np.copyto(target, view[(*before, images)])
+
+        else:
             into, source = _overlap((-first, *windows.lows[1:]), x.shape[1:-1], padded.shape[1:-1])
             inside = padded[into]
-            if inside.size < padded.size:
-                padded.fill(0)
-            view = _view(padded, windows, groups, stop - start, is_by_rows)
-        width = windows.count // (windows.size[0] if is_by_rows else 1) * x.shape[-1]
-        rows = count if is_by_rows else stop - start
-        with memory.scratch((batch * rows * math.prod(windows.grid[1:]) * width,), x.dtype) as held:
-            columns = _columns(held, windows, groups, batch * math.prod(windows.grid[1:]), stop - start, is_by_rows)
-            for block in blocks:
-                if is_direct:
-                    view = _view(x[block[0], first : first + count], windows, groups, stop - start, is_by_rows)
-                else:
-                    np.copyto(inside, x[block[0]][source])
-                np.copyto(held.reshape(view.shape), view)
-                use(block, columns)
+            _clear_around(padded, into)
+
+            def fill(images):
+                np.copyto(inside, x[(images, *source)])
+                np.copyto(target, view)
+
+        yield _columns(held, windows, groups, inner, stop - start, is_by_rows), fill
 
 
 def _overlap(lows, space, seen):
-    """Where an input lies within what is seen of it and of the padding before and after it, and the part that lies."""
-    inside, source = [slice(None)], [slice(None)]
+    """Where images lie within what is seen of them and the padding around them, and what of their axes lies there."""
+    inside, source = [slice(None)], []
     for low, n, size in zip(lows, space, seen, strict=True):
         start = max(low, 0)
         stop = max(min(low + n, size), start)
@@ -79,8 +89,18 @@ def _overlap(lows, space, seen):
     return tuple(inside), tuple(source)
 
 
+def _clear_around(padded, inside):
+    """Set to zero what lies around a part: of all axes but the first, what is before it and after it."""
+    for axis, (part, n) in enumerate(zip(inside[1:], padded.shape[1:-1], strict=True), start=1):
+        before = (slice(None),) * axis
+        if part.start:
+            padded[(*before, slice(part.start))] = 0
+        if part.stop < n:
+            padded[(*before, slice(part.stop, n))] = 0
+
+
 def _view(x, windows, groups, rows, is_by_rows):
-    """What the windows see of x, without a copy, the axes in the columns' order."""
+    """What the windows see of x, without a copy, the axes in the columns' order, and which of them are the images."""
     batch, row, *steps, last = x.strides
     channels = x.shape[-1] // groups
     inner = [(n, step * s) for n, step, s in zip(windows.grid[1:], steps, windows.strides[1:], strict=True)]
@@ -93,7 +113,7 @@ def _view(x, windows, groups, rows, is_by_rows):
         places = [(windows.size[0], row * windows.dilation[0]), *places, channel]
         axes = [group, *places, *grid] if channels <= FEW_CHANNELS else [group, *grid, *places]
     shape, strides = zip(*axes, strict=True)
-    return as_strided(x, shape, strides, writeable=False)
+    return as_strided(x, shape, strides, writeable=False), axes.index(images)
 
 
 def _columns(held, windows, groups, inner, rows, is_by_rows):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpukeras.backend import memory, threads
+from gpukeras.backend import blas, memory, threads
 from gpukeras.kernels import columns, convolution, products
 from gpukeras.kernels.windows import windows_of
 from tests.helpers import assert_close
@@ -92,6 +92,7 @@ def results(x, weights, dy, windows, groups):
 @given(PROBLEMS)
 def test_every_walk_equals_the_reference(monkeypatch, problem):
     monkeypatch.setattr(columns, "_BLOCK_BYTES", problem["block"])
+    monkeypatch.setattr(blas, "multiplies_unpacked", lambda: True)
     monkeypatch.setattr(products, "_UNPACKED", problem["unpacked"])
     monkeypatch.setattr(products, "_LEAST_ROWS", 2)
     monkeypatch.setattr(products, "_LEAST_SUMMED", 2)
@@ -150,6 +151,7 @@ def test_bias_and_rectifier(monkeypatch, problem):
 @pytest.mark.parametrize("batch, channels, filters", [(6, 5, 6), (1, 5, 6), (5, 1, 8), (5, 8, 1)])
 def test_the_bits_do_not_depend_on_the_number_of_threads(monkeypatch, axes, batch, channels, filters):
     monkeypatch.setattr(columns, "_BLOCK_BYTES", 3000)
+    monkeypatch.setattr(blas, "multiplies_unpacked", lambda: True)
     monkeypatch.setattr(products, "_UNPACKED", 4000)
     monkeypatch.setattr(products, "_LEAST_ROWS", 2)
     monkeypatch.setattr(products, "_LEAST_SUMMED", 2)
@@ -170,6 +172,13 @@ def test_blocks_cover_all_windows_once():
         for cut in columns._cuts(batch, grid, width, np.dtype("float32")):
             seen[cut] += 1
         assert (seen == 1).all()
+
+
+def test_an_error_in_a_block_ends_the_others(monkeypatch):
+    monkeypatch.setattr(columns, "_BLOCK_BYTES", 3000)
+    x, weights, _, windows = arrays_of({**PLAIN, "axes": [(9, 3, 1, 1), (8, 3, 1, 1)]})
+    with pytest.raises(ValueError), threads.use_count(2):
+        columns.gather(x, windows, 1, np.empty((3, 1, 8, 6), x.dtype), weights)
 
 
 def test_large_weights_are_summed_in_one_part(monkeypatch):
