@@ -22,6 +22,7 @@ __all__ = [
     "Source",
     "THREADS",
     "add_launcher",
+    "blocks_of",
     "compile_options",
     "geometry",
     "grid_of",
@@ -100,7 +101,12 @@ def lanes(dtype):
 
 def grid_of(array):
     """The number of blocks that stride over an array's elements, from its size and dtype alone."""
-    packs = -(-array.size // lanes(array.dtype))
+    return blocks_of(array.size, array.dtype)
+
+
+def blocks_of(count, dtype):
+    """The number of blocks for so many elements of a dtype."""
+    packs = -(-count // lanes(dtype))
     return min(max(-(-packs // THREADS), 1), MAX_BLOCKS)
 
 

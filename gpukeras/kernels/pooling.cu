@@ -44,6 +44,56 @@ KERNEL max_pool_gradient(int n, int channels, const int* windows, const real* dy
   }, dx);
 }
 
+// The same where no place is seen by two windows. A thread has a cell: the places from one window's first to before the
+// next one's, of which the window sees some. Every array is read once; what no window sees is set to zero.
+template <int count>
+DEVICE void max_pool_gradient_of_cells(int n, int channels, const int (&cells)[3], const Windows& w, const real* dy,
+                                       const real* x, const real* y, real* dx) {
+  unsigned runs = unsigned(channels) / count, total = unsigned(n) / count;
+  for (unsigned i = unsigned(thread_of_grid()); i < total; i += unsigned(threads_of_grid())) {
+    int o[3], image = place_of_number(cells, i / runs, o), channel = int(i % runs) * count;
+    bool is_window = o[0] < w.grid[0] && o[1] < w.grid[1] && o[2] < w.grid[2];
+    wide largest[count], share[count];
+    if (is_window) {
+      index window = number_of(w.grid, image, o[0], o[1], o[2]) * channels + channel;
+      load_channels(y, window, largest);
+      load_channels(dy, window, share);
+    }
+    for (int a = 0; a < w.strides[0]; ++a)
+      for (int b = 0; b < w.strides[1]; ++b)
+        for (int c = 0; c < w.strides[2]; ++c) {
+          int p = o[0] * w.strides[0] - w.lows[0] + a, q = o[1] * w.strides[1] - w.lows[1] + b,
+              r = o[2] * w.strides[2] - w.lows[2] + c;
+          if (unsigned(p) >= unsigned(w.space[0]) || unsigned(q) >= unsigned(w.space[1]) ||
+              unsigned(r) >= unsigned(w.space[2]))
+            continue;
+          index place = number_of(w.space, image, p, q, r) * channels + channel;
+          wide gradient[count] = {};
+          if (is_window && a < w.size[0] && b < w.size[1] && c < w.size[2]) {
+            wide value[count];
+            load_channels(x, place, value);
+#pragma unroll
+            for (int k = 0; k < count; ++k) {
+              if (value[k] != largest[k]) continue;
+              gradient[k] = share[k];
+              largest[k] = infinity() - infinity();  // no number: later places equal it no more
+            }
+          }
+          store_channels(dx, place, gradient);
+        }
+  }
+}
+
+KERNEL max_pool_gradient_disjoint(int n, int channels, int cells_0, int cells_1, int cells_2, const int* windows,
+                                  const real* dy, const real* x, const real* y, real* dx) {
+  const Windows& w = *reinterpret_cast<const Windows*>(windows);
+  const int cells[3] = {cells_0, cells_1, cells_2};
+  if (channels % LANES == 0 && is_aligned(dy) && is_aligned(x) && is_aligned(y) && is_aligned(dx))
+    max_pool_gradient_of_cells<LANES>(n, channels, cells, w, dy, x, y, dx);
+  else
+    max_pool_gradient_of_cells<1>(n, channels, cells, w, dy, x, y, dx);
+}
+
 // y <- mean over the places of each window that lie inside the input
 template <int count>
 DEVICE void average_pool_of(int n, int channels, const Windows& w, const real* x, real* y) {

@@ -118,6 +118,16 @@ def max_pool_gradient(dy, x, y, windows):
     dx = devices.array_module(x).empty_like(x)
     if not cuda.has_places(windows, x, y):
         return NotImplemented
+    if windows.is_disjoint and max(windows.dilation) == 1:
+        w = windows
+        cells = [-(-(n + low) // step) for n, low, step in zip(w.space, w.lows, w.strides, strict=True)]
+        cells = [1] * (3 - len(cells)) + cells
+        count = len(x) * math.prod(cells) * x.shape[-1]
+        numbers = cuda.geometry(windows, devices.array_module(x))
+        grid = (cuda.blocks_of(count, x.dtype),)
+        arguments = count, x.shape[-1], *cells, numbers, dy, x, y, dx
+        _CUDA.launch("max_pool_gradient_disjoint", dx, grid, (cuda.THREADS,), *arguments)
+        return dx
     _CUDA.places("max_pool_gradient", dx, x.shape[-1], windows, dy, x, y, dx)
     return dx
 
@@ -257,6 +267,8 @@ def _samples(random, dtype):
     yield sample((3, 8, 9, 4), (2, 2), (2, 2), "same")
     yield sample((2, 7, 7, 3), (3, 2), (1, 2), "same")
     yield sample((2, 9, 5), (2,), (3,), "valid")
+    yield sample((2, 11, 7, 16), (2, 2), (2, 3), "valid")  # places that no window sees
+    yield sample((2, 7, 9, 16), (3, 3), (3, 3), "same")
     yield sample((2, 4, 5, 6, 2), (2, 2, 3), (2, 2, 2), "valid")
     yield sample((2, 2, 3, 1), (5, 5), (5, 5), "same")
     yield sample((3, 70, 70, 32), (3, 3), (2, 2), "same")  # several blocks
