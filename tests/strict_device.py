@@ -7,6 +7,7 @@ by `numpy.asarray`. It also refuses what would stop a GPU's stream while `forbid
 
 import contextlib
 import types
+import weakref
 
 import numpy as np
 
@@ -44,6 +45,9 @@ def _run(function, args, kwargs, writes=False):
     return result
 
 
+_known = weakref.WeakValueDictionary()  # id of a NumPy array -> the StrictArray of it
+
+
 class StrictArray:
     """A NumPy array behind the manners of a CuPy array."""
 
@@ -51,6 +55,14 @@ class StrictArray:
 
     def __init__(self, array):
         self._array = array
+        _known[id(array)] = self
+
+    @property
+    def base(self):
+        """The array whose memory a view shows: one object, however often it is asked for."""
+        base = self._array.base
+        known = _known.get(id(base))
+        return known if known is not None or base is None else StrictArray(base)
 
     def __getattr__(self, name):
         if name.startswith("__"):

@@ -14,6 +14,7 @@ from gpukeras.backend import devices
 __all__ = [
     "ALIGNMENT",
     "FlatBuffer",
+    "available",
     "free_memory",
     "keep_freed_blocks",
     "kept",
@@ -134,6 +135,33 @@ def free_memory():
     free = known[0] + pool.free_bytes()  # what the pool keeps is not free for the driver, but for us
     limit = pool.get_limit()
     return min(free, limit - pool.used_bytes()) if limit else free
+
+
+def available():
+    """Bytes that new arrays may take on the default device, the host included; None where nobody tells."""
+    if devices.default_module() is not np:
+        return free_memory()
+    system, own = _kilobytes_in("/proc/meminfo"), _kilobytes_in("/proc/self/status")
+    if "MemAvailable" not in system:
+        return None
+    import resource  # which Windows lacks, as it lacks /proc
+
+    free = [system["MemAvailable"]]
+    for kind, used in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+        limit = resource.getrlimit(kind)[0]
+        if limit != resource.RLIM_INFINITY and used in own:
+            free.append(max(limit - own[used], 0) + kept())
+    return min(free)
+
+
+def _kilobytes_in(path):
+    """The sizes in one of Linux's files about memory, in bytes; none where there is no such file."""
+    try:
+        with open(path, encoding="ascii") as file:
+            fields = [line.split() for line in file]
+    except OSError:
+        return {}
+    return {field[0].rstrip(":"): int(field[1]) << 10 for field in fields if len(field) == 3 and field[2] == "kB"}
 
 
 # --- Scratch arrays ------------------------------------------------------------------------------------------

@@ -253,7 +253,7 @@ class Optimizer(State):
         else:
             arrays, kept = self._read_gradients(grads, variables)
             if not self.built:
-                self.build(variables)
+                self._build_whole(variables)
             plan = self._plan_for(kept)
         with np.errstate(all="ignore"):  # infinite gradients are the model's business, as in Keras
             self.apply_plan(plan, arrays)
@@ -283,6 +283,16 @@ class Optimizer(State):
                 self._apply(plan, gradients, learning_rate)
         else:
             self._apply(plan, gradients, learning_rate)
+
+    def _build_whole(self, variables):
+        """`build`; where it fails, for want of memory for instance, the next step builds anew."""
+        before = list(self._variables)
+        try:
+            self.build(variables)
+        except BaseException:
+            self._set_private(_variables=before)
+            self.built = False
+            raise
 
     def _variables_for(self, grads, variables):
         if variables is None:

@@ -16,8 +16,9 @@ from gpukeras.autograd.tensor import Tensor
 from gpukeras.backend import devices
 from gpukeras.backend.graphs import GraphCache
 from gpukeras.layers import _tracking as tracking
+from gpukeras.training.shortage import OutOfMemoryError
 
-__all__ = ["can_capture", "run"]
+__all__ = ["can_capture", "forget", "run"]
 
 _lock = threading.RLock()  # one step at a time: threads share a graph's inputs, and the device anyway
 _running: Any = None  # the graph whose step runs or is recorded, of which other steps may be parts
@@ -46,9 +47,12 @@ def run(kind, model, function, *inputs):
     global _running
     with _lock:
         signature = kind, *[_described(leaf) for leaf in flatten(inputs)], str(map_structure(_kind_of, inputs))
-        graph = _graphs_of(model).get(signature, lambda: _Step(model, function, inputs))
-        step = graph.function
-        step.take(inputs)
+        try:
+            graph = _graphs_of(model).get(signature, lambda: _Step(model, function, inputs))
+            step = graph.function
+            step.take(inputs)
+        except MemoryError as error:
+            raise OutOfMemoryError(str(error)) from error
         _running = graph
         try:
             outputs = graph()
@@ -59,6 +63,14 @@ def run(kind, model, function, *inputs):
             message = f"A {kind} step of {model.name!r} runs without a CUDA graph: {graph.reason}"
             warnings.warn(message, stacklevel=2)
         return None if outputs is None else map_structure(Tensor, outputs)
+
+
+def forget(model):
+    """Free the model's graphs and their memory."""
+    with _lock:
+        known = model.__dict__.pop("_remembered_captures", None)
+        if known is not None:
+            known[1].clear()
 
 
 class _Step:

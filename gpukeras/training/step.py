@@ -10,7 +10,7 @@ from gpukeras.autograd.symbolic import flatten
 from gpukeras.autograd.tape import Tape
 from gpukeras.autograd.tensor import Tensor
 from gpukeras.backend import devices, memory, process
-from gpukeras.training import captures, recordings
+from gpukeras.training import captures, recordings, shortage
 
 __all__ = ["call", "test", "train", "undoable"]
 
@@ -32,9 +32,15 @@ def call(model, x, training):
     if x is None:
         raise ValueError(f"{type(model).__name__} {model.name!r} got no input data: x is None.")
     process.prepare()
-    if devices.default_module() is not np and captures.can_capture(model, x):
-        return captures.run(f"call, training={training},", model, lambda model, x: _call(model, x, training), x)
-    return _call(model, x, training)
+    try:
+        if devices.default_module() is not np and captures.can_capture(model, x):
+            return captures.run(f"call, training={training},", model, lambda model, x: _call(model, x, training), x)
+        return _call(model, x, training)
+    except MemoryError as error:
+        if current.undo is not None or current.is_recording:  # a part of a step, which is tried again
+            raise
+        failure = shortage.OutOfMemoryError(str(error))
+    return _again("predict", lambda model, x: _call(model, x, training), model, x, failure=failure)
 
 
 def _call(model, x, training):
@@ -48,23 +54,50 @@ def _call(model, x, training):
         scope["training"] = before
 
 
-class _OutOfMemoryError(MemoryError):
-    """A step ran out of memory, and nothing of it is left."""
+def _again(kind, function, model, *batch, failure):
+    """A step that has failed, once more with all memory given back that is free; else an error that says what helps."""
+    captures.forget(model)
+    memory.release()
+    if kind != "predict" or _writes_nothing(model):
+        try:
+            return function(model, *batch)
+        except MemoryError as error:
+            if type(error) is not shortage.OutOfMemoryError and kind != "predict":
+                raise
+            failure = shortage.OutOfMemoryError(str(error))
+        memory.release()
+
+    def forward(x, y=None, sample_weight=None):
+        with _quiet():
+            model._clear_losses()
+            y_pred = model(x)
+            if kind != "predict":
+                _loss_of(model, x, y, y_pred, sample_weight, kind == "train")
+
+    raise shortage.error_of(kind, model, str(failure), forward, batch)  # which holds no array of the failed step
+
+
+def _writes_nothing(model):
+    """Whether a call in inference mode may be repeated: it changes nothing."""
+    return not any(
+        getattr(layer, "stateful", False) or not type(layer).__module__.startswith("gpukeras.")
+        for layer in model._flatten_layers()
+    )
 
 
 def train(model, x, y, sample_weight):
     """One update of the model's weights from a batch; metrics are updated on the device.
 
     All of it is one transaction: it happens whole or not at all. Where memory runs out before weights are written, it
-    is tried once more with all memory given back that is free. Returns what `test` returns.
+    is tried once more with all memory given back that is free, and then an error says what would fit. Returns what
+    `test` returns.
     """
     process.prepare()
     try:
         return _by_graph("train", _train, model, x, y, sample_weight)
-    except _OutOfMemoryError:
-        pass
-    memory.release()  # here, where the error no longer holds the arrays of the failed step
-    return _train(model, x, y, sample_weight)
+    except shortage.OutOfMemoryError as error:
+        failure = error.without_arrays()
+    return _again("train", _train, model, x, y, sample_weight, failure=failure)
 
 
 def _by_graph(kind, function, model, *batch):
@@ -81,7 +114,7 @@ def _train(model, x, y, sample_weight):
     except MemoryError as error:
         if not undo.has_undone:
             raise
-        raise _OutOfMemoryError(*error.args) from error
+        raise shortage.OutOfMemoryError(str(error)) from error
 
 
 def _update(undo, model, x, y, sample_weight):
@@ -167,12 +200,26 @@ def _replay(recording, model, variables, x, y, sample_weight):
 def test(model, x, y, sample_weight):
     """Loss and metrics of a batch, in inference mode."""
     process.prepare()
-    return _by_graph("test", _test, model, x, y, sample_weight)
+    try:
+        return _by_graph("test", _test, model, x, y, sample_weight)
+    except shortage.OutOfMemoryError as error:
+        failure = error.without_arrays()
+    return _again("test", _test, model, x, y, sample_weight, failure=failure)
 
 
 def _test(model, x, y, sample_weight):
+    undo = transaction()
+    try:
+        return _evaluate(undo, model, x, y, sample_weight)
+    except MemoryError as error:
+        if not undo.has_undone:
+            raise
+        raise shortage.OutOfMemoryError(str(error)) from error
+
+
+def _evaluate(undo, model, x, y, sample_weight):
     model._clear_losses()
-    with _quiet(), setting(training=False):
+    with undo, _quiet(), setting(training=False):
         y_pred = model(x)
         loss = _loss_of(model, x, y, y_pred, sample_weight, False)
         return _update_metrics(model, x, y, y_pred, sample_weight, loss)
