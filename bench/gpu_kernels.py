@@ -47,9 +47,9 @@ class Arrays:
         return self.bench.xp.asarray(value, dtype=dtype)
 
     def labels(self):
-        """Places of the labels in the flat matrix, as `loss.places` gives them."""
-        columns = np.random.default_rng(23).integers(0, _COLUMNS, self.rows)
-        return self.bench.xp.asarray(np.arange(self.rows) * _COLUMNS + columns)
+        """Labels of a matrix, as `loss.places` gives them."""
+        label = np.random.default_rng(23).integers(0, _COLUMNS, self.rows)
+        return loss.places(self.bench.xp.asarray(label), _COLUMNS)
 
 
 def _adam(a):
@@ -114,12 +114,12 @@ def _dropout(a):
 
 
 def _crossentropy(a):
-    return _called(loss.sparse_crossentropy_of_logits, *a.matrices(1), a.labels(), None)
+    return _called(loss.sparse_crossentropy_of_logits, *a.matrices(1), a.labels())
 
 
 def _crossentropy_backward(a):
     e, total, dy = a.positive(a.rows, _COLUMNS), a.positive(a.rows), a.many(1, a.rows)[0]
-    return _called(loss.sparse_crossentropy_of_logits_backward, e, total, a.labels(), None, dy)
+    return _called(loss.sparse_crossentropy_of_logits_backward, e, total, a.labels(), dy)
 
 
 def _finish(a):

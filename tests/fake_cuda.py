@@ -139,6 +139,15 @@ class MemoryPool:
         self.cuda.live_pools.discard(self)
 
 
+_ALLOCATIONS = {"empty", "empty_like"}
+
+
+def nodes_of(graph):
+    """What a recorded graph launches, by name and in order: CUDA C, products, and CuPy's functions of arrays."""
+    labels = [getattr(kernel, "label", None) or kernel.func.__name__ for kernel in graph.graph.kernels]
+    return [label for label in labels if label not in _ALLOCATIONS]
+
+
 def install(monkeypatch):
     """Make the fake known as the device "cupy" for the length of a test; returns its module."""
     cupy = strict_device._StrictModule("cupy")

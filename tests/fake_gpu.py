@@ -42,11 +42,13 @@ _streams_of = []  # the fake whose streams launch CUDA C: sources keep their fun
 
 
 def _launcher(text, options, label):
-    def launch(run, *arguments):
-        _streams_of[-1].kernel(functools.partial(run, *arguments))
+    def launch(name, run, *arguments):
+        kernel = functools.partial(run, *arguments)
+        kernel.label = name
+        _streams_of[-1].kernel(kernel)
 
     functions = emulator.compile_for_cpu(text, options, label)
-    return {name: functools.partial(launch, run) for name, run in functions.items()}
+    return {name: functools.partial(launch, name, run) for name, run in functions.items()}
 
 
 @pytest.fixture

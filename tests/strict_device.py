@@ -25,7 +25,12 @@ def _run(function, args, kwargs, writes=False):
     if steps is None:
         return function(*args, **kwargs)
     if writes:
-        steps.append(lambda: function(*args, **kwargs))
+
+        def write():
+            function(*args, **kwargs)
+
+        write.label = function.__name__
+        steps.append(write)
         return None
     with np.errstate(all="ignore"):  # of values that are not there yet
         result = function(*args, **kwargs)
@@ -41,6 +46,7 @@ def _run(function, args, kwargs, writes=False):
         for one, value in zip(made, values if isinstance(values, (tuple, list)) else [values], strict=True):
             one[...] = value
 
+    again.label = function.__name__
     steps.append(again)
     return result
 

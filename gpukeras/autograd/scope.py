@@ -17,6 +17,7 @@ class _Scope(threading.local):
     is_committed = False  # the transaction may only run to its end now
     places: Any = None  # id of a variable's array -> array for its gradient, while a tape walks back for an optimizer
     is_recording = False  # a step is being recorded into a graph: nothing is computed, so there is nothing to undo
+    additions: Any = None  # what is added to numbers on a GPU at the end of a step (`autograd.additions`)
     interrupts = 0  # how often Ctrl-C was pressed and waits for the end of something
 
 

@@ -3,12 +3,13 @@
 // dy is one number for each row, or a single one: dy_step is 1 or 0.
 
 #include "common.cuh"
+#include "labels.cuh"
 
 // --- Integer classes: a row for a warp or a block ----------------------------------------------------------------
 
 // y <- log sum exp x - x[label], 0 where the label is no class;  e <- exp(x - max x), total <- its sum over the row
-KERNEL sparse_crossentropy_of_logits(index rows, index columns, const real* x, const index* place, const bool* is_class,
-                                     real* y, real* e, real* total) {
+KERNEL sparse_crossentropy_of_logits(index rows, index columns, const real* x, const int8* label, int kind, real* y,
+                                     real* e, real* total) {
   index row = row_of_threads();
   if (row >= rows) return;
   wide largest = row_maximum(columns, row_of(x, row, columns)), sum = 0;
@@ -19,26 +20,28 @@ KERNEL sparse_crossentropy_of_logits(index rows, index columns, const real* x, c
   sum = over_row<Sum>(sum);
   if (threadIdx.x != 0) return;
   total[row] = to_real(sum);
-  y[row] = to_real(!is_class || is_class[row] ? logarithm(sum) - (widen(x[place[row]]) - largest) : wide(0));
+  Label l = label_of(label, kind, row, columns);
+  y[row] = to_real(l.is_class ? logarithm(sum) - (widen(x[l.place]) - largest) : wide(0));
 }
 
-// dx <- dy (e / total - 1[label]), 0 for the rows whose label is no class
+// dx <- scale dy (e / total - 1[label]), 0 for the rows whose label is no class
 KERNEL sparse_crossentropy_of_logits_backward(index rows, index columns, const real* e, const real* total,
-                                              const index* place, const bool* is_class, const real* dy, int dy_step,
+                                              const int8* label, int kind, const real* dy, int dy_step, wide scale,
                                               real* dx) {
   index row = row_of_threads();
   if (row >= rows) return;
-  wide d = !is_class || is_class[row] ? widen(dy[row * dy_step]) : wide(0), share = d / widen(total[row]);
+  Label l = label_of(label, kind, row, columns);
+  wide d = l.is_class ? widen(dy[row * dy_step]) * scale : wide(0), share = d / widen(total[row]);
   in_row(columns, [=](wide v, wide& out) { out = v * share; }, reads(row_of(e, row, columns)),
          writes(row_of(dx, row, columns)));
   meet_in_row();
-  if (threadIdx.x == 0) dx[place[row]] = to_real(widen(e[place[row]]) * share - d);
+  if (threadIdx.x == 0) dx[l.place] = to_real(widen(e[l.place]) * share - d);
 }
 
 // total <- sum of x over the row, p <- x[label] / total, clipped <- p within [epsilon, 1 - epsilon]
 // y <- -log clipped, 0 where the label is no class
-KERNEL sparse_crossentropy(index rows, index columns, const real* x, const index* place, const bool* is_class,
-                           wide epsilon, wide rest, real* y, real* total, real* p, real* clipped) {
+KERNEL sparse_crossentropy(index rows, index columns, const real* x, const int8* label, int kind, wide epsilon,
+                           wide rest, real* y, real* total, real* p, real* clipped) {
   index row = row_of_threads();
   if (row >= rows) return;
   wide sum = 0;
@@ -46,22 +49,24 @@ KERNEL sparse_crossentropy(index rows, index columns, const real* x, const index
   sum = over_row<Sum>(sum);
   if (threadIdx.x != 0) return;
   total[row] = to_real(sum);
-  wide chosen = widen(x[place[row]]) / sum, c = minimum(maximum(chosen, epsilon), rest);
+  Label l = label_of(label, kind, row, columns);
+  wide chosen = widen(x[l.place]) / sum, c = minimum(maximum(chosen, epsilon), rest);
   p[row] = to_real(chosen);
   clipped[row] = to_real(c);
-  y[row] = to_real(!is_class || is_class[row] ? -logarithm(c) : wide(0));
+  y[row] = to_real(l.is_class ? -logarithm(c) : wide(0));
 }
 
-// dx <- dy (1 - 1[label] / p) / total;  0 where p was clipped or the label is no class
+// dx <- scale dy (1 - 1[label] / p) / total;  0 where p was clipped or the label is no class
 KERNEL sparse_crossentropy_backward(index rows, index columns, const real* total, const real* p, const real* clipped,
-                                    const index* place, const bool* is_class, const real* dy, int dy_step, real* dx) {
+                                    const int8* label, int kind, const real* dy, int dy_step, wide scale, real* dx) {
   index row = row_of_threads();
   if (row >= rows) return;
-  bool counts = (!is_class || is_class[row]) && widen(p[row]) == widen(clipped[row]);
-  wide share = counts ? widen(dy[row * dy_step]) / widen(total[row]) : wide(0);
+  Label l = label_of(label, kind, row, columns);
+  bool counts = l.is_class && widen(p[row]) == widen(clipped[row]);
+  wide share = counts ? widen(dy[row * dy_step]) * scale / widen(total[row]) : wide(0);
   in_row(columns, [=](wide& out) { out = share; }, writes(row_of(dx, row, columns)));
   meet_in_row();
-  if (threadIdx.x == 0) dx[place[row]] = to_real(share - share / widen(clipped[row]));
+  if (threadIdx.x == 0) dx[l.place] = to_real(share - share / widen(clipped[row]));
 }
 
 // --- Distributions over classes ----------------------------------------------------------------------------------

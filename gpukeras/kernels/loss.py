@@ -12,6 +12,7 @@ from gpukeras.backend import cuda, devices, memory
 from gpukeras.kernels import blocks
 from gpukeras.kernels.kernel import kernel
 from gpukeras.kernels.linear import ones
+from gpukeras.kernels.sums import LABELS, labels_of
 
 __all__ = [
     "binary_crossentropy",
@@ -45,17 +46,37 @@ def _summed(name, like, *args):
 
 
 def places(label, classes):
-    """Where every label (rows,) int32 stands in a flat array (rows, classes), 0 for what is no class.
+    """What the kernels below take for labels (rows,), of any dtype of numbers.
 
     Returns:
-        The places (rows,), and which labels are classes; None where all are, which only NumPy arrays are asked.
+        The labels, where each stands in a flat array (rows, classes), 0 in its row for what is no class, and which are
+        classes: None where all are. For arrays on a device the last two are None, since CUDA kernels find places
+        themselves.
     """
+    if devices.array_module(label) is not np:
+        return label, None, None
+    label = label.astype(np.int32, copy=False)
+    return label, *_found(label, classes)
+
+
+def _found(label, classes):
     xp = devices.array_module(label)
     positive = label.view(np.uint32)  # negatives become large: one comparison
     if xp is np and label.size and np.maximum.reduce(positive) < classes:
         return _starts(len(label), classes) + label, None
     is_class = positive < classes
     return xp.arange(len(label)) * classes + label * is_class, is_class
+
+
+def _placed(labels, classes):
+    """Places, and which labels are classes, of what `places` gave."""
+    label, place, is_class = labels
+    return _found(label.astype(np.int32, copy=False), classes) if place is None else (place, is_class)
+
+
+def _for_cuda(labels):
+    label = labels[0]
+    return labels_of(label if label.dtype.kind in LABELS else label.astype(np.int32))
 
 
 @functools.lru_cache(maxsize=16)
@@ -66,16 +87,17 @@ def _starts(rows, classes):
 
 
 @kernel
-def sparse_crossentropy_of_logits(x, place, is_class):
+def sparse_crossentropy_of_logits(x, labels):
     """y ← log Σ exp x - x[label] for every row of x (rows, classes); 0 where the label is no class.
 
     Args:
-        place, is_class: What `places` gives for the labels.
+        labels: What `places` gives for them.
 
     Returns:
         y (rows,), e = exp(x - max x) (rows, classes) and its sum over a row (rows,).
     """
     xp = devices.array_module(x)
+    place, is_class = _placed(labels, x.shape[1])
     e = x - x.max(axis=1, keepdims=True)
     chosen = e.reshape(-1)[place]
     xp.exp(e, out=e)
@@ -85,10 +107,11 @@ def sparse_crossentropy_of_logits(x, place, is_class):
 
 
 @sparse_crossentropy_of_logits.cpu
-def sparse_crossentropy_of_logits(x, place, is_class):
+def sparse_crossentropy_of_logits(x, labels):
     if not _is_for_blas(x):
-        return sparse_crossentropy_of_logits.reference(x, place, is_class)
+        return sparse_crossentropy_of_logits.reference(x, labels)
     rows, classes = x.shape
+    place, is_class = _placed(labels, classes)
     y, total = np.empty(rows, x.dtype), np.empty(rows, x.dtype)
     e, vector = np.empty(x.shape, x.dtype), ones(classes, x.dtype)
     flat = e.reshape(-1)
@@ -106,24 +129,29 @@ def sparse_crossentropy_of_logits(x, place, is_class):
 
 
 @sparse_crossentropy_of_logits.cuda
-def sparse_crossentropy_of_logits(x, place, is_class):
+def sparse_crossentropy_of_logits(x, labels):
     xp = devices.array_module(x)
     y, e, total = xp.empty(len(x), x.dtype), xp.empty_like(x), xp.empty(len(x), x.dtype)
-    labels = place.astype(np.int64, copy=False), is_class
-    _CUDA.rows("sparse_crossentropy_of_logits", x, *x.shape, x, *labels, y, e, total)
+    _CUDA.rows("sparse_crossentropy_of_logits", x, *x.shape, x, *_for_cuda(labels), y, e, total)
     return y, e, total
 
 
 @sparse_crossentropy_of_logits.samples
 def sparse_crossentropy_of_logits(random, dtype):
     for shape in _SHAPES:
-        yield 3.0 * random(shape, dtype), *_labels(random, shape)
-        yield 3.0 * random(shape, dtype).T.copy().T, *_labels(random, shape, 2)
+        yield 3.0 * random(shape, dtype), _labels(random, shape)
+        yield 3.0 * random(shape, dtype).T.copy().T, _labels(random, shape, 2)
+
+
+def _scaled(dy, scale):
+    return dy if scale == 1 else dy * scale
 
 
 @kernel
-def sparse_crossentropy_of_logits_backward(e, total, place, is_class, dy):
-    """dx ← dy · (e / total - 1[label]), 0 for the rows whose label is no class; dy (rows,) or ()."""
+def sparse_crossentropy_of_logits_backward(e, total, labels, dy, scale=1):
+    """dx ← scale · dy · (e / total - 1[label]), 0 for the rows whose label is no class; dy (rows,) or ()."""
+    place, is_class = _placed(labels, e.shape[1])
+    dy = _scaled(dy, scale)
     if is_class is not None:
         dy = dy * is_class
     dx = e * (dy / total)[:, None]
@@ -132,9 +160,11 @@ def sparse_crossentropy_of_logits_backward(e, total, place, is_class, dy):
 
 
 @sparse_crossentropy_of_logits_backward.cpu
-def sparse_crossentropy_of_logits_backward(e, total, place, is_class, dy):
+def sparse_crossentropy_of_logits_backward(e, total, labels, dy, scale=1):
     if not _is_for_blas(e):
-        return sparse_crossentropy_of_logits_backward.reference(e, total, place, is_class, dy)
+        return sparse_crossentropy_of_logits_backward.reference(e, total, labels, dy, scale)
+    place, is_class = _placed(labels, e.shape[1])
+    dy = _scaled(dy, scale)
     if is_class is not None:
         dy = dy * is_class
     dx = np.empty(e.shape, e.dtype)
@@ -150,11 +180,10 @@ def sparse_crossentropy_of_logits_backward(e, total, place, is_class, dy):
 
 
 @sparse_crossentropy_of_logits_backward.cuda
-def sparse_crossentropy_of_logits_backward(e, total, place, is_class, dy):
+def sparse_crossentropy_of_logits_backward(e, total, labels, dy, scale=1):
     dx = devices.array_module(e).empty_like(e)
-    labels = place.astype(np.int64, copy=False), is_class
     name = "sparse_crossentropy_of_logits_backward"
-    _CUDA.rows(name, e, *e.shape, e, total, *labels, *_with_step(dy, e.dtype), dx)
+    _CUDA.rows(name, e, *e.shape, e, total, *_for_cuda(labels), *_with_step(dy, e.dtype), scale, dx)
     return dx
 
 
@@ -163,21 +192,22 @@ def sparse_crossentropy_of_logits_backward(random, dtype):
     for shape in _SHAPES:
         e = abs(random(shape, dtype))
         for beyond in (0, 2):
-            yield e, e.sum(axis=1), *_labels(random, shape, beyond), random(shape[:1], dtype)
-        yield e, e.sum(axis=1), *_labels(random, shape), random((1,), dtype).reshape(())
+            yield e, e.sum(axis=1), _labels(random, shape, beyond), random(shape[:1], dtype)
+        yield e, e.sum(axis=1), _labels(random, shape), random((1,), dtype).reshape(()), 0.25
 
 
 @kernel
-def sparse_crossentropy(x, place, is_class, epsilon):
+def sparse_crossentropy(x, labels, epsilon):
     """y ← -log q[label], q = x / Σ x clipped to [ε, 1 - ε], for every row; 0 where the label is no class.
 
     Args:
-        place, is_class: What `places` gives for the labels.
+        labels: What `places` gives for them.
 
     Returns:
         y, Σ x, and x / Σ x at the label before and after it was clipped, all (rows,).
     """
     xp = devices.array_module(x)
+    place, is_class = _placed(labels, x.shape[1])
     total = x.sum(axis=1)
     p = x.reshape(-1)[place] / total
     clipped = xp.minimum(xp.maximum(p, epsilon), 1 - epsilon)
@@ -186,9 +216,10 @@ def sparse_crossentropy(x, place, is_class, epsilon):
 
 
 @sparse_crossentropy.cpu
-def sparse_crossentropy(x, place, is_class, epsilon):
+def sparse_crossentropy(x, labels, epsilon):
+    place, is_class = _placed(labels, x.shape[1])
     if not (_is_for_blas(x) and is_class is None and x.flags.c_contiguous):
-        return sparse_crossentropy.reference(x, place, is_class, epsilon)
+        return sparse_crossentropy.reference(x, labels, epsilon)
     total = np.dot(x, ones(x.shape[1], x.dtype))
     p = x.take(place)
     p /= total
@@ -199,9 +230,9 @@ def sparse_crossentropy(x, place, is_class, epsilon):
 
 
 @sparse_crossentropy.cuda
-def sparse_crossentropy(x, place, is_class, epsilon):
+def sparse_crossentropy(x, labels, epsilon):
     y, total, p, clipped = (devices.array_module(x).empty(len(x), x.dtype) for _ in range(4))
-    settings = place.astype(np.int64, copy=False), is_class, epsilon, 1 - epsilon
+    settings = *_for_cuda(labels), epsilon, 1 - epsilon
     _CUDA.rows("sparse_crossentropy", x, *x.shape, x, *settings, y, total, p, clipped)
     return y, total, p, clipped
 
@@ -212,16 +243,17 @@ def sparse_crossentropy(random, dtype):
         x = abs(random(shape, dtype))
         x[:1] = 0.0
         x[:1, :1] = 1.0  # probabilities of 0 and 1 are clipped
-        yield x, *_labels(random, shape), 1e-7
-        yield x + 0.1, *_labels(random, shape, 2), 1e-7
-        yield (x + 0.1).T.copy().T, *_labels(random, shape), 1e-7
+        yield x, _labels(random, shape), 1e-7
+        yield x + 0.1, _labels(random, shape, 2), 1e-7
+        yield (x + 0.1).T.copy().T, _labels(random, shape), 1e-7
 
 
 @kernel
-def sparse_crossentropy_backward(x, total, p, clipped, place, is_class, dy):
-    """dx ← dy (1 - 1[label] / p) / total; 0 where p was clipped or the label is no class; dy (rows,) or ()."""
+def sparse_crossentropy_backward(x, total, p, clipped, labels, dy, scale=1):
+    """dx ← scale · dy (1 - 1[label] / p) / total; 0 where p was clipped or the label is no class; dy (rows,) or ()."""
     xp = devices.array_module(x)
-    share = dy / total * (p == clipped)
+    place, is_class = _placed(labels, x.shape[1])
+    share = _scaled(dy, scale) / total * (p == clipped)
     if is_class is not None:
         share *= is_class
     dx = xp.empty(x.shape, x.dtype)
@@ -231,8 +263,9 @@ def sparse_crossentropy_backward(x, total, p, clipped, place, is_class, dy):
 
 
 @sparse_crossentropy_backward.cpu
-def sparse_crossentropy_backward(x, total, p, clipped, place, is_class, dy):
-    share = dy / total
+def sparse_crossentropy_backward(x, total, p, clipped, labels, dy, scale=1):
+    place, is_class = _placed(labels, x.shape[1])
+    share = _scaled(dy, scale) / total
     share *= np.equal(p, clipped)
     if is_class is not None:
         share *= is_class
@@ -243,11 +276,10 @@ def sparse_crossentropy_backward(x, total, p, clipped, place, is_class, dy):
 
 
 @sparse_crossentropy_backward.cuda
-def sparse_crossentropy_backward(x, total, p, clipped, place, is_class, dy):
+def sparse_crossentropy_backward(x, total, p, clipped, labels, dy, scale=1):
     dx = devices.array_module(x).empty_like(x)
-    labels = place.astype(np.int64, copy=False), is_class
     name = "sparse_crossentropy_backward"
-    _CUDA.rows(name, x, *x.shape, total, p, clipped, *labels, *_with_step(dy, x.dtype), dx)
+    _CUDA.rows(name, x, *x.shape, total, p, clipped, *_for_cuda(labels), *_with_step(dy, x.dtype), scale, dx)
     return dx
 
 
@@ -258,10 +290,10 @@ def sparse_crossentropy_backward(random, dtype):
         clipped = p.copy()
         clipped[::3] = 0.5
         for beyond in (0, 2):
-            place, is_class = _labels(random, shape, beyond)
-            yield random(shape, dtype), total, p, clipped, place, is_class, random(shape[:1], dtype)
-        place, is_class = _labels(random, shape)
-        yield random(shape, dtype), total, p, clipped, place, is_class, random((1,), dtype).reshape(())
+            labels = _labels(random, shape, beyond)
+            yield random(shape, dtype), total, p, clipped, labels, random(shape[:1], dtype)
+        labels = _labels(random, shape)
+        yield random(shape, dtype), total, p, clipped, labels, random((1,), dtype).reshape(()), 0.25
 
 
 # --- Distributions over classes, logits --------------------------------------------------------------------------
@@ -488,10 +520,11 @@ _SHAPES = (1, 1), (7, 5), (128, 10), (0, 3), (2100, 130), (4100, 128)
 
 
 def _labels(random, shape, beyond=0):
-    """The places of random classes of rows; up to `beyond` of them are below 0 or too large."""
+    """Random classes of rows, with their places and without; up to `beyond` of them are below 0 or too large."""
     count = shape[1] + 2 * beyond
     label = abs(random(shape[:1], "float32") * 1000.0).astype("int32") % count - beyond
-    return places(label, shape[1])
+    kind = ("int32", "int64", "int16", "float32")[len(label) % 4] if beyond else ("uint8", "uint32")[len(label) % 2]
+    return places(label, shape[1]) if len(label) % 3 else (label.astype(kind), None, None)
 
 
 def _is_for_blas(x):

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 
 from gpukeras.autograd.op import op
+from gpukeras.autograd.tensor import Tensor
 from gpukeras.backend import devices, dtypes
+from gpukeras.kernels import sums
 from gpukeras.metrics.reduction import MeanMetricWrapper
 from gpukeras.ops.loss import as_array, same_rank
 from gpukeras.registry import register
@@ -164,6 +166,8 @@ def _accuracy(is_right) -> Any:
     """Make an accuracy, an op that gives 1 and 0, of a function of arrays that says which predictions are right.
 
     Its attribute `matches` is an op that gives what the function says: True and False are counted faster than added up.
+    Some have an attribute `count`, a function that gives the number of right ones at once, or None for what it does not
+    take.
     """
 
     @functools.wraps(is_right)
@@ -239,6 +243,23 @@ def sparse_categorical_accuracy(y_true, y_pred, /):
             shape = shape[:-1]
     matches = _equal("sparse_categorical_accuracy", t, p.argmax(axis=-1))
     return matches.reshape(shape)
+
+
+def _count_of_classes(y_true, y_pred):
+    """How many of the integer classes (batch,) or (batch, 1) have the largest prediction of (batch, classes)."""
+    if type(y_true) is type(y_pred) is Tensor and len(y_pred.shape) == 2 and y_true.array.dtype.kind in sums.LABELS:
+        batch = y_pred.shape[0]
+        if y_true.shape in ((batch,), (batch, 1)):
+            return _number_of_matches(y_true, y_pred)
+    return None
+
+
+sparse_categorical_accuracy.count = _count_of_classes
+
+
+@op
+def _number_of_matches(y_true, y_pred, /):
+    return sums.count_matches(y_pred, y_true.reshape(-1)), None
 
 
 @_accuracy

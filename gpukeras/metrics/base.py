@@ -4,8 +4,9 @@ from typing import Any
 
 from gpukeras import initializers, registry
 from gpukeras.autograd import symbolic
+from gpukeras.autograd.additions import add
 from gpukeras.autograd.scope import current
-from gpukeras.autograd.tensor import Tensor, Variable, convert_to_array, increase
+from gpukeras.autograd.tensor import Tensor, Variable, convert_to_array
 from gpukeras.backend import dtypes
 from gpukeras.configurable import Configurable
 
@@ -127,8 +128,11 @@ class Metric(Configurable):
         return f"<{type(self).__name__} name={self.name}>"
 
 
-def add_in_place(variable, value):
-    """Add a Tensor or a number to a variable, on the device and without a new array."""
+def add_in_place(variable, value, factor=1):
+    """Add a Tensor or a number, times a factor, to a variable, on the device and without a new array.
+
+    In a step on a GPU it is added at the step's end, together with all else that is.
+    """
     if current.symbolic:
         return
     array = variable.array
@@ -136,7 +140,7 @@ def add_in_place(variable, value):
         current.undo.append((array, array.copy()))
     if current.trace is not None:
         current.trace.add_to(variable, value)
-    increase(array, value.array if isinstance(value, Tensor) else value)
+    add(array, value.array if isinstance(value, Tensor) else value, factor)
 
 
 def as_tensor(value, dtype=None):

@@ -8,6 +8,7 @@ import numpy as np
 
 from gpukeras import registry
 from gpukeras.autograd.op import op
+from gpukeras.autograd.scope import current
 from gpukeras.autograd.tensor import convert_to_array
 from gpukeras.configurable import serialize
 from gpukeras.metrics.base import Metric, add_in_place
@@ -81,6 +82,9 @@ class Mean(Metric):
         """Add `count` values by their mean, a Tensor of shape (): what `update_state` does with that weight."""
         if mean.array.shape or mean.array.dtype != self._array_dtype:
             self.update_state(mean, sample_weight=count)
+        elif current.additions is not None:
+            add_in_place(self.total, mean, count)
+            add_in_place(self.count, count)
         else:
             add_in_place(self.total, _times(mean, count))
             add_in_place(self.count, count)
@@ -115,6 +119,13 @@ class MeanMetricWrapper(Mean):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         mask = getattr(y_pred, "_keras_mask", None)
+        count: Any = getattr(self._fn, "count", None)
+        if count is not None and current.additions is not None and sample_weight is None and mask is None:
+            number = count(y_true, y_pred, **self._settings)
+            if number is not None:
+                add_in_place(self.total, number)
+                add_in_place(self.count, y_pred.shape[0])
+                return
         function: Any = getattr(self._fn, "matches", self._fn)
         values = function(y_true, y_pred, **self._settings)
         if mask is not None:

@@ -8,6 +8,7 @@ from gpukeras.autograd.op import op
 from gpukeras.autograd.tensor import convert_to_array
 from gpukeras.backend import devices, dtypes
 from gpukeras.kernels import loss as kernels
+from gpukeras.kernels import sums
 from gpukeras.ops.elementwise import unbroadcast
 
 __all__ = ["binary_crossentropy", "categorical_crossentropy", "sparse_categorical_crossentropy"]
@@ -128,9 +129,9 @@ def mean_sparse_categorical_crossentropy(target, output, from_logits=False, axis
     factor = 1 / max(y.size, 1)
 
     def backward(dy, needs):
-        return None, rows_backward(dy * factor) if needs[1] else None
+        return None, rows_backward(dy, factor) if needs[1] else None
 
-    return devices.array_module(y).asarray(y.sum() * factor, dtype), backward
+    return devices.array_module(y).asarray(sums.sum_times(y, factor), dtype), backward
 
 
 def _sparse_rows(target, output, from_logits, axis):
@@ -157,18 +158,18 @@ def _sparse_rows(target, output, from_logits, axis):
             f"For one-hot targets use categorical_crossentropy."
         )
     rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
-    place, is_class = kernels.places(target.reshape(-1).astype(np.int32, copy=False), rows.shape[1])
+    labels = kernels.places(target.reshape(-1), rows.shape[1])
     if from_logits:
-        y, e, total = kernels.sparse_crossentropy_of_logits(rows, place, is_class)
+        y, e, total = kernels.sparse_crossentropy_of_logits(rows, labels)
     else:
-        y, total, p, clipped = kernels.sparse_crossentropy(rows, place, is_class, dtypes.epsilon())
+        y, total, p, clipped = kernels.sparse_crossentropy(rows, labels, dtypes.epsilon())
 
-    def backward(dy):
+    def backward(dy, scale=1):
         dy = _as(dy, x)
         if from_logits:
-            doutput = kernels.sparse_crossentropy_of_logits_backward(e, total, place, is_class, dy)
+            doutput = kernels.sparse_crossentropy_of_logits_backward(e, total, labels, dy, scale)
         else:
-            doutput = kernels.sparse_crossentropy_backward(rows, total, p, clipped, place, is_class, dy)
+            doutput = kernels.sparse_crossentropy_backward(rows, total, p, clipped, labels, dy, scale)
         doutput = doutput.reshape(x.shape)
         return _as(doutput if is_last else xp.moveaxis(doutput, -1, axis), output)
 

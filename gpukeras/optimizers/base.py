@@ -10,9 +10,10 @@ import warnings
 import numpy as np
 
 from gpukeras import registry
+from gpukeras.autograd.additions import add
 from gpukeras.autograd.scope import commit, current, setting, transaction
 from gpukeras.autograd.symbolic import auto_name
-from gpukeras.autograd.tensor import Tensor, Variable, convert_to_array, increase
+from gpukeras.autograd.tensor import Tensor, Variable, convert_to_array
 from gpukeras.backend import devices, dtypes
 from gpukeras.kernels import optimizer as kernels
 from gpukeras.optimizers._flat import ACCUMULATOR, AVERAGE, Plan, group_variables, runs_of
@@ -387,7 +388,7 @@ class Optimizer(State):
                 self._update_averages()
             for variable in plan.constrained:
                 variable.assign(variable.constraint(variable))
-        increase(self._iterations.array, 1)
+        add(self._iterations.array, 1)
 
     def _update(self, plan, learning_rate):
         self._clip(plan.runs)

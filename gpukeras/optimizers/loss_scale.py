@@ -4,7 +4,7 @@ import functools
 import operator
 
 from gpukeras import registry
-from gpukeras.autograd.scope import commit
+from gpukeras.autograd.scope import commit, setting
 from gpukeras.autograd.tensor import Variable
 from gpukeras.backend import devices
 from gpukeras.configurable import serialize
@@ -122,7 +122,8 @@ class LossScaleOptimizer(Optimizer):
         ]
 
         def update():
-            inner.apply(unscaled, kept)
+            with setting(additions=None):  # what is undone must have been done
+                inner.apply(unscaled, kept)
 
         kernels.update_where(is_finite, update, inner._all_arrays())
         commit()

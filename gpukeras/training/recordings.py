@@ -10,11 +10,12 @@ compiles.
 import collections
 
 from gpukeras.autograd.program import Trace
+from gpukeras.autograd.scope import current
 from gpukeras.autograd.tensor import Tensor
 from gpukeras.layers import _tracking as tracking
 from gpukeras.optimizers import Optimizer
 
-__all__ = ["find"]
+__all__ = ["find", "is_own"]
 
 _LIMIT = 8  # signatures of a model
 
@@ -52,8 +53,10 @@ class Recording:
         if self.program is None:
             return None
         metrics = model._compile_metrics.metrics if model._compile_metrics is not None else []
-        others = [metric for metric in metrics if not _is_own(metric)]
-        if not model._has_default_metrics:
+        others = [metric for metric in metrics if not is_own(metric)]
+        if current.additions is not None:
+            self.reason_of_sums = "on a GPU all sums are added at once"
+        elif not model._has_default_metrics:
             self.reason_of_sums = "compute_metrics is not the library's"
         elif others and model.jit_compile is not True:
             self.reason_of_sums = f"{type(others[0]).__name__} {others[0].name!r} is no metric of the library's"
@@ -110,7 +113,7 @@ def find(model, variables, x, y, sample_weight):
     return recording
 
 
-def _is_own(metric):
+def is_own(metric):
     """Whether a metric, and the function that it averages, are the library's."""
     function = getattr(metric, "_fn", metric)
     return all(str(getattr(made, "__module__", None)).startswith("gpukeras.") for made in (type(metric), function))

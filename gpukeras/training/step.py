@@ -5,6 +5,7 @@ import functools
 
 import numpy as np
 
+from gpukeras.autograd.additions import gathered
 from gpukeras.autograd.scope import commit, current, setting, transaction
 from gpukeras.autograd.symbolic import flatten
 from gpukeras.autograd.tape import Tape
@@ -124,25 +125,27 @@ def _update(undo, model, x, y, sample_weight):
         variables = model.trainable_variables
         recording = recordings.find(model, variables, x, y, sample_weight)
         if recording is not None and recording.program is not None:
-            return _replay(recording, model, variables, x, y, sample_weight)
+            with gathered():
+                return _replay(recording, model, variables, x, y, sample_weight)
         if current.is_recording:  # into a graph, where nothing is computed
             recording = None
         with Tape() as tape, setting(training=True):
             y_pred, loss = _forward(recording, model, x, y, sample_weight)
             target = loss if optimizer is None else optimizer.scale_loss(loss)
-        logs = _add_to_metrics(recording, model, x, y, y_pred, sample_weight, loss)
-        if optimizer is None:
-            return logs
-        variables = model.trainable_variables  # anew: the call may have made them
-        if not variables:
-            raise ValueError(
-                f"{type(model).__name__} {model.name!r} has no trainable weights. Set "
-                f"layer.trainable = True, or use evaluate()."
-            )
-        plan = optimizer.plan_of(variables)
-        places = None if plan is None else plan.places()
-        gradients = tape.gradients([(target, _seed(loss.array))], variables, places)
-        optimizer.apply(gradients, variables)  # commits the transaction once everything is checked
+        with gathered():
+            logs = _add_to_metrics(recording, model, x, y, y_pred, sample_weight, loss)
+            if optimizer is None:
+                return logs
+            variables = model.trainable_variables  # anew: the call may have made them
+            if not variables:
+                raise ValueError(
+                    f"{type(model).__name__} {model.name!r} has no trainable weights. Set "
+                    f"layer.trainable = True, or use evaluate()."
+                )
+            plan = optimizer.plan_of(variables)
+            places = None if plan is None else plan.places()
+            gradients = tape.gradients([(target, _seed(loss.array))], variables, places)
+            optimizer.apply(gradients, variables)  # commits the transaction once everything is checked
     return logs
 
 
@@ -222,7 +225,8 @@ def _evaluate(undo, model, x, y, sample_weight):
     with undo, _quiet(), setting(training=False):
         y_pred = model(x)
         loss = _loss_of(model, x, y, y_pred, sample_weight, False)
-        return _update_metrics(model, x, y, y_pred, sample_weight, loss)
+        with gathered():
+            return _update_metrics(model, x, y, y_pred, sample_weight, loss)
 
 
 def _loss_of(model, x, y, y_pred, sample_weight, training):
@@ -234,7 +238,14 @@ def _update_metrics(model, x, y, y_pred, sample_weight, loss):
     """Add the batch to all metrics; returns logs only where the model's own compute_metrics makes them."""
     model._loss_tracker.add_mean(loss, flatten(x)[0].shape[0])
     if not model._has_default_metrics:
-        return model.compute_metrics(x, y, y_pred, sample_weight)
-    if model._compile_metrics is not None:
-        model._compile_metrics.update_state(y, y_pred, sample_weight)
+        with setting(additions=None):  # what it reads must be there
+            return model.compute_metrics(x, y, y_pred, sample_weight)
+    metrics = model._compile_metrics
+    if metrics is None:
+        return None
+    if current.additions is not None and not all(map(recordings.is_own, metrics.metrics)):
+        with setting(additions=None):
+            metrics.update_state(y, y_pred, sample_weight)
+    else:
+        metrics.update_state(y, y_pred, sample_weight)
     return None

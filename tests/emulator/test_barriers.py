@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gpukeras.backend import cuda, devices
-from gpukeras.kernels import activation, attention, linear, loss, normalization, optimizer
+from gpukeras.kernels import activation, attention, linear, loss, normalization, optimizer, sums
 from tests.emulator.compile import reason_to_skip, schedule
 
 pytestmark = pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip()))
@@ -38,7 +38,7 @@ def softmax(random):
 def crossentropy_gradient(classes):
     def case(random):
         e, label = np.exp(random(9, classes)), np.arange(9, dtype=np.int32) * (classes // 9)
-        return loss.sparse_crossentropy_of_logits_backward, [e, e.sum(axis=1), *loss.places(label, classes), random(9)]
+        return loss.sparse_crossentropy_of_logits_backward, [e, e.sum(axis=1), (label, None, None), random(9)]
 
     return case
 
@@ -60,6 +60,11 @@ def attended(random):
     return attention.attention, [q, k, v, None, random(1, 2, 9, 3), 0.3]
 
 
+def matches(random):
+    x = random(300, 5)
+    return sums.count_matches, [x, x.argmax(axis=1)]
+
+
 # Number of the barrier in the text, and a kernel that needs it.
 CASES = [
     (0, lamb),
@@ -72,11 +77,12 @@ CASES = [
     (OF_COMMON, moments),
     (OF_COMMON, nadam),
     (OF_COMMON, attended),
+    (OF_COMMON, matches),
 ]
 
 
 def module_of(kernel):
-    modules = activation, attention, linear, loss, normalization, optimizer
+    modules = activation, attention, linear, loss, normalization, optimizer, sums
     return next(module for module in modules if module.__name__ == kernel.reference.__module__)
 
 
@@ -86,7 +92,13 @@ def results(case, seed):
 
     device.install()
     kernel, args = case(lambda *shape: np.random.default_rng(shape[0]).standard_normal(shape).astype(np.float32))
-    args = [device.EmulatorArray(a) if isinstance(a, np.ndarray) else a for a in args]
+
+    def moved(value):
+        if isinstance(value, tuple):
+            return tuple(map(moved, value))
+        return device.EmulatorArray(value) if isinstance(value, np.ndarray) else value
+
+    args = [moved(a) for a in args]
     with devices.use_device("emulator"), schedule(seed), np.errstate(all="ignore"):
         made = kernel(*args)
     made = made if isinstance(made, tuple) else (made,)

@@ -29,9 +29,9 @@ def test_sparse_crossentropy_of_logits(shape, dtype, beyond, is_contiguous, seed
     x = x if is_contiguous else x.T.copy().T
     label = rng.integers(-2 if beyond else 0, classes + 2 * beyond, rows).astype(np.int32)
     dy = rng.standard_normal(rows).astype(dtype)
-    place, is_class = loss.places(label, classes)
-    y, e, total = loss.sparse_crossentropy_of_logits(x, place, is_class)
-    dx = loss.sparse_crossentropy_of_logits_backward(e, total, place, is_class, dy)
+    labels = loss.places(label, classes)
+    y, e, total = loss.sparse_crossentropy_of_logits(x, labels)
+    dx = loss.sparse_crossentropy_of_logits_backward(e, total, labels, dy)
 
     wide = x.astype(np.float64)
     is_label = (label >= 0) & (label < classes)
@@ -52,9 +52,9 @@ def test_sparse_crossentropy_of_probabilities(shape, dtype, beyond, is_contiguou
     x = x if is_contiguous else x.T.copy().T
     label = rng.integers(-2 if beyond else 0, classes + 2 * beyond, rows).astype(np.int32)
     dy = rng.standard_normal(rows).astype(dtype)
-    place, is_class = loss.places(label, classes)
-    y, total, p, clipped = loss.sparse_crossentropy(x, place, is_class, 1e-7)
-    dx = loss.sparse_crossentropy_backward(x, total, p, clipped, place, is_class, dy)
+    labels = loss.places(label, classes)
+    y, total, p, clipped = loss.sparse_crossentropy(x, labels, 1e-7)
+    dx = loss.sparse_crossentropy_backward(x, total, p, clipped, labels, dy)
 
     q = x.astype(np.float64) / x.sum(axis=1, keepdims=True, dtype=np.float64)
     one_hot = (label[:, None] == np.arange(classes)).astype(float)
@@ -84,24 +84,36 @@ def test_crossentropy_of_logits(shape, dtype, is_contiguous, seed):
     assert_close(dx, expected, dtype, scale=4)
 
 
-def test_places_of_labels(device):
-    label = devices.to_device(np.array([2, 0, 1], np.int32))
-    place, _ = loss.places(label, 3)
-    assert values(place).tolist() == [2, 3, 7]
-    place, is_class = loss.places(devices.to_device(np.array([-1, 3, 1], np.int32)), 3)
-    assert values(is_class).tolist() == [False, False, True]
-    assert values(place).tolist() == [0, 3, 7]
+def test_places_of_labels():
+    label, place, is_class = loss.places(np.array([2, 0, 1], np.uint8), 3)
+    assert label.dtype == np.int32 and place.tolist() == [2, 3, 7] and is_class is None
+    _, place, is_class = loss.places(np.array([-1, 3, 1]), 3)
+    assert is_class.tolist() == [False, False, True] and place.tolist() == [0, 3, 7]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32"])
+def test_labels_of_any_type_are_read_where_they_lie(dtype, device):
+    x = np.random.default_rng(0).uniform(0.1, 1.0, (6, 3)).astype("float32")
+    label = np.array([2, 0, 1, 3, 100, 1]).astype(dtype)
+    labels = loss.places(devices.to_device(label), 3)
+    y, total, p, clipped = loss.sparse_crossentropy(devices.to_device(x), labels, 1e-7)
+    dx = loss.sparse_crossentropy_backward(devices.to_device(x), total, p, clipped, labels, total, 0.5)
+    share = x[np.arange(6), np.where(label < 3, label, 0).astype(int)] / x.sum(axis=1)
+    is_class = label < 3
+    assert_close(y, np.where(is_class, -np.log(share), 0), "float32")
+    expected = 0.5 * np.where(is_class, 1, 0)[:, None] * (1 - np.eye(3)[(label % 3).astype(int)] / share[:, None])
+    assert_close(dx, expected, "float32", scale=4)
 
 
 def test_huge_logits_and_nan_are_kept_apart():
     """A row with NaN or infinity does not touch its neighbours."""
     x = np.zeros((3, 4), np.float32)
     x[0], x[1, 2] = 3e38, np.nan
-    place, is_class = loss.places(np.array([1, 1, 1], np.int32), 4)
-    y, e, total = loss.sparse_crossentropy_of_logits(x, place, is_class)
+    labels = loss.places(np.array([1, 1, 1], np.int32), 4)
+    y, e, total = loss.sparse_crossentropy_of_logits(x, labels)
     assert_close(y[[0, 2]], np.log([4.0, 4.0]), "float32")
     assert np.isnan(y[1])
-    dx = loss.sparse_crossentropy_of_logits_backward(e, total, place, is_class, np.float32(1.0))
+    dx = loss.sparse_crossentropy_of_logits_backward(e, total, labels, np.float32(1.0))
     assert_close(dx[[0, 2]], [[0.25, -0.75, 0.25, 0.25]] * 2, "float32")
 
 
