@@ -155,8 +155,6 @@ def install(monkeypatch):
     pool = MemoryPool(cuda, "common")
     vars(cupy).update(cuda=cuda, get_default_memory_pool=lambda: pool)
     array = strict_device.StrictArray
-    pointer = property(lambda self: types.SimpleNamespace(ptr=self._array.ctypes.data))
-    monkeypatch.setattr(array, "data", pointer, raising=False)
 
     def write(self, host):
         cuda.note("set")

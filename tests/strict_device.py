@@ -76,6 +76,10 @@ class StrictArray:
         value = getattr(self._array, name)
         return _wrap_function(value) if callable(value) else _wrap(value)
 
+    @property
+    def data(self):
+        return types.SimpleNamespace(ptr=self._array.ctypes.data)
+
     def __array__(self, dtype=None, copy=None):
         raise TypeError("Implicit conversion to a NumPy array is not allowed.")
 

@@ -30,6 +30,7 @@ __all__ = [
     "is_plain",
     "lanes",
     "parameters_of",
+    "runs_on",
     "scalar",
     "takes",
     "wide_dtype",
@@ -56,6 +57,11 @@ def add_launcher(module_name, launcher):
             ``function(grid, block, args, shared_bytes)``.
     """
     _launchers[module_name] = launcher
+
+
+def runs_on(module):
+    """Whether `.cuda` forms run for the arrays of a module."""
+    return module.__name__ in _launchers
 
 
 def takes(arguments, strided=frozenset()):

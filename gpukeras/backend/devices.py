@@ -13,6 +13,7 @@ import warnings
 import numpy as np
 
 __all__ = [
+    "address_of",
     "array_module",
     "can_record",
     "default_device",
@@ -171,6 +172,11 @@ def is_on_gpu(value):
     if hasattr(value, "__cuda_array_interface__"):
         return True
     return hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] in _CUDA_OF_DLPACK
+
+
+def address_of(array):
+    """Where an array of a device begins in its memory."""
+    return array.data.ptr
 
 
 def can_record(array):

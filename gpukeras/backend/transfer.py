@@ -7,7 +7,7 @@ import numpy as np
 
 from gpukeras.backend import devices, memory
 
-__all__ = ["BatchStream", "Rows"]
+__all__ = ["BatchStream", "Epoch", "Rows"]
 
 RESIDENT_SHARE = 0.5  # of the device's free memory, that rows may take for good; the rest is for the model's steps
 _GATHERED = 16 << 20  # bytes of batches that one kernel gathers
@@ -36,15 +36,27 @@ class Rows:
         self._is_settled = False
         self._stream: Any = None
 
-    def batches(self, order=None):
+    def epoch(self, order=None):
+        """One epoch of rows that are all on the device, in the order of a NumPy array; None where some are not."""
+        if not self._is_settled:
+            self._settle()
+        return None if self._streamed else Epoch(self._arrays, self._dtypes, self.batch_size, order)
+
+    def batches(self, order=None, epoch=None):
         """One epoch: lists of device arrays, one per array, in the order of rows that a NumPy array of indices gives.
 
         What is yielded may be kept. One epoch runs at a time.
+
+        Args:
+            order: The indices, or None.
+            epoch: What the method of that name has returned for them, if it was asked.
         """
         if not self._is_settled:
             self._settle()
-        takers: dict = {i: self._taker(i) for i in range(len(self._arrays)) if i not in self._streamed}
-        order_on_device = devices.to_device(order) if order is not None and takers else None
+        staying = [i for i in range(len(self._arrays)) if i not in self._streamed]
+        if epoch is None:
+            arrays, dtypes = [self._arrays[i] for i in staying], [self._dtypes[i] for i in staying]
+            epoch = Epoch(arrays, dtypes, self.batch_size, order)
         size = len(self._arrays[0])
         try:
             for start in range(0, size, self.batch_size):
@@ -54,33 +66,11 @@ class Rows:
                 batch: dict = {}
                 if self._streamed:
                     batch.update(zip(self._streamed, self._upload_batch(rows, stop - start), strict=True))
-                for i, take in takers.items():
-                    batch[i] = take(start, stop, order_on_device)
+                batch.update(zip(staying, epoch.gather(start, stop), strict=True))
                 yield [batch[i] for i in range(len(batch))]
         finally:
             if self._stream is not None:
                 self._stream.finish()
-
-    def _taker(self, i):
-        """A function that gathers rows ``start`` to ``stop`` of the order, or has done so with those of a batch before.
-
-        To launch a kernel takes the host several times as long as to make a view. So small batches are gathered many at
-        a time, where each then starts at an address that suits all kernels.
-        """
-        array, dtype = self._arrays[i], self._dtypes[i]
-        size = self.batch_size * math.prod(array.shape[1:]) * dtype.itemsize
-        rows = self.batch_size * (max(_GATHERED // size, 1) if size and size % _ALIGNMENT == 0 else 1)
-        first, gathered = 0, array[:0]
-
-        def take(start, stop, order):
-            nonlocal first, gathered
-            if order is None:
-                return _in_dtype(array[start:stop], dtype)
-            if stop > first + len(gathered):
-                first, gathered = start, _in_dtype(array.take(order[start : start + rows], axis=0), dtype)
-            return gathered[start - first : stop - first]
-
-        return take
 
     def _upload_batch(self, rows, count):
         sources = [self._arrays[i] for i in self._streamed]
@@ -119,6 +109,50 @@ class Rows:
     def _bytes_of_copy(self, i):
         array, dtype = self._arrays[i], self._dtypes[i]
         return 0 if _is_ready(array, dtype) else array.size * dtype.itemsize
+
+
+class Epoch:
+    """One pass through arrays on the device, of which batches are gathered as they are asked for.
+
+    Args:
+        arrays, dtypes, batch_size: As in `Rows`.
+        order: NumPy array of indices, or None.
+
+    Attributes:
+        arrays: Those arrays.
+        order: The indices on the device, or None.
+        size: The number of rows.
+    """
+
+    def __init__(self, arrays, dtypes, batch_size, order):
+        self.arrays = arrays
+        self.order = devices.to_device(order) if order is not None and arrays else None
+        self.size = len(arrays[0]) if arrays else 0
+        self._takers = [self._taker(array, dtype, batch_size) for array, dtype in zip(arrays, dtypes, strict=True)]
+
+    def gather(self, start, stop):
+        """The rows `start` to `stop` of the order, of every array."""
+        return [take(start, stop, self.order) for take in self._takers]
+
+    def _taker(self, array, dtype, batch_size):
+        """A function that gathers rows ``start`` to ``stop`` of the order, or has done so with those of a batch before.
+
+        To launch a kernel takes the host several times as long as to make a view. So small batches are gathered many at
+        a time, where each then starts at an address that suits all kernels.
+        """
+        size = batch_size * math.prod(array.shape[1:]) * dtype.itemsize
+        rows = batch_size * (max(_GATHERED // size, 1) if size and size % _ALIGNMENT == 0 else 1)
+        first, gathered = 0, array[:0]
+
+        def take(start, stop, order):
+            nonlocal first, gathered
+            if order is None:
+                return _in_dtype(array[start:stop], dtype)
+            if start < first or stop > first + len(gathered):
+                first, gathered = start, _in_dtype(array.take(order[start : start + rows], axis=0), dtype)
+            return gathered[start - first : stop - first]
+
+        return take
 
 
 class BatchStream:

@@ -120,4 +120,4 @@ def add_all(random, dtype):
         additions = tuple(
             (t, None if i % 2 else s, 0.5 + i) for i, (t, s) in enumerate(zip(target, source, strict=True))
         )
-        yield target[0], additions, None if count == 4 else np.array(7, "int32")
+        yield target[0], additions, None if count == 4 else devices.to_device(np.array(7, "int32"))

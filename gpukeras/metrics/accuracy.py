@@ -166,8 +166,8 @@ def _accuracy(is_right) -> Any:
     """Make an accuracy, an op that gives 1 and 0, of a function of arrays that says which predictions are right.
 
     Its attribute `matches` is an op that gives what the function says: True and False are counted faster than added up.
-    Some have an attribute `count`, a function that gives the number of right ones at once, or None for what it does not
-    take.
+    Some have an attribute `number_of_matches`, a function that counts the right ones at once, or gives None for what it
+    does not take.
     """
 
     @functools.wraps(is_right)
@@ -254,7 +254,7 @@ def _count_of_classes(y_true, y_pred):
     return None
 
 
-sparse_categorical_accuracy.count = _count_of_classes
+sparse_categorical_accuracy.number_of_matches = _count_of_classes
 
 
 @op

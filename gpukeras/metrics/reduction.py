@@ -119,9 +119,8 @@ class MeanMetricWrapper(Mean):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         mask = getattr(y_pred, "_keras_mask", None)
-        count: Any = getattr(self._fn, "count", None)
-        if count is not None and current.additions is not None and sample_weight is None and mask is None:
-            number = count(y_true, y_pred, **self._settings)
+        if current.additions is not None and sample_weight is None and mask is None:
+            number = _number_of_matches(self._fn, y_true, y_pred, self._settings)
             if number is not None:
                 add_in_place(self.total, number)
                 add_in_place(self.count, y_pred.shape[0])
@@ -154,6 +153,12 @@ class MeanMetricWrapper(Mean):
                 function = registry.resolve("loss", config["fn"])
             config = {**config, "fn": function}
         return cls(**config)
+
+
+def _number_of_matches(function, y_true, y_pred, settings) -> Any:
+    """How often a function of ``(y_true, y_pred)`` gives 1, where it has a way to count that at once; else None."""
+    count = getattr(function, "number_of_matches", None)
+    return None if count is None else count(y_true, y_pred, **settings)
 
 
 @op

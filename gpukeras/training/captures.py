@@ -1,9 +1,10 @@
 """Steps of a model on a GPU as CUDA graphs: one launch a step, without a line of Python of the model's.
 
 A step of each signature runs twice as it is written, is recorded the third time, and launched from then on. Its inputs
-are copied into arrays of the graph's own; all else that it reads or writes (weights, slots, metric sums, counters,
-learning rate) lies in arrays that stay where they are. What a step decides in Python, it decides for good: changes to
-layers, to the optimizer's settings or to what is trainable make it recorded anew.
+are copied into arrays of the graph's own, or gathered by the graph from data on the device (`feeds`); all else that it
+reads or writes (weights, slots, metric sums, counters, learning rate) lies in arrays that stay where they are. What a
+step decides in Python, it decides for good: changes to layers, to the optimizer's settings or to what is trainable make
+it recorded anew.
 """
 
 import threading
@@ -16,17 +17,23 @@ from gpukeras.autograd.tensor import Tensor
 from gpukeras.backend import devices
 from gpukeras.backend.graphs import GraphCache
 from gpukeras.layers import _tracking as tracking
+from gpukeras.training.feeds import Feed, places_for
 from gpukeras.training.shortage import OutOfMemoryError
 
-__all__ = ["can_capture", "forget", "run"]
+__all__ = ["can_capture", "can_feed", "forget", "run", "run_fed"]
 
 _lock = threading.RLock()  # one step at a time: threads share a graph's inputs, and the device anyway
 _running: Any = None  # the graph whose step runs or is recorded, of which other steps may be parts
 
 
+def can_feed(model):
+    """Whether the model may run from graphs that gather their inputs."""
+    return not (model.run_eagerly or model.jit_compile is False or _running is not None)
+
+
 def can_capture(model, inputs):
     """Whether the model may run from graphs, and all inputs are plain Tensors on a device that records them."""
-    if model.run_eagerly or model.jit_compile is False or _running is not None:
+    if not can_feed(model):
         return False
     leaves = [leaf for leaf in flatten(inputs) if leaf is not None]
     return bool(leaves) and all(
@@ -44,25 +51,48 @@ def run(kind, model, function, *inputs):
         function: Returns Tensors, None, or a nested structure of them.
         inputs: Tensors, None, or nested structures of them.
     """
-    global _running
     with _lock:
         signature = kind, *[_described(leaf) for leaf in flatten(inputs)], str(map_structure(_kind_of, inputs))
         try:
-            graph = _graphs_of(model).get(signature, lambda: _Step(model, function, inputs))
-            step = graph.function
-            step.take(inputs)
+            graph = _graphs_of(model)[1].get(signature, lambda: _Step(model, function, inputs))
+            graph.function.take(inputs)
         except MemoryError as error:
             raise OutOfMemoryError(str(error)) from error
-        _running = graph
+        return _launched(graph, kind, model)
+
+
+def run_fed(kind, model, function, batch):
+    """``function(model, *batch)`` by its graph, which gathers the batch, a `data.RowsBatch`, itself."""
+    with _lock:
         try:
-            outputs = graph()
-        finally:
-            _running = None
-        if graph.reason is not None and not step.has_told:
-            step.has_told = True
-            message = f"A {kind} step of {model.name!r} runs without a CUDA graph: {graph.reason}"
-            warnings.warn(message, stacklevel=2)
-        return None if outputs is None else map_structure(Tensor, outputs)
+            _, graphs, known = _graphs_of(model)
+            feed = known.get((kind, batch.layout))
+            if feed is None:
+                feed = known[kind, batch.layout] = Feed(batch.epoch)
+            signature = kind, batch.layout, batch.stop - batch.start
+            graph = graphs.get(signature, lambda: _FedStep(model, function, feed, batch))
+            feed.aim(batch)
+        except MemoryError as error:
+            raise OutOfMemoryError(str(error)) from error
+        outputs = _launched(graph, kind, model)
+        feed.has_gathered(batch)
+        return outputs
+
+
+def _launched(graph, kind, model):
+    """The outputs of a step by its graph, or by its function as long as that is not recorded."""
+    global _running
+    step = graph.function
+    _running = graph
+    try:
+        outputs = graph()
+    finally:
+        _running = None
+    if graph.reason is not None and not step.has_told:
+        step.has_told = True
+        message = f"A {kind} step of {model.name!r} runs without a CUDA graph: {graph.reason}"
+        warnings.warn(message, stacklevel=3)
+    return None if outputs is None else map_structure(Tensor, outputs)
 
 
 def forget(model):
@@ -94,6 +124,21 @@ class _Step:
         return None if outputs is None else map_structure(lambda y: y.array, outputs)
 
 
+class _FedStep(_Step):
+    """A step whose inputs are gathered by a `Feed`."""
+
+    def __init__(self, model, function, feed, batch):
+        self.model = model
+        self.function = function
+        self.feed = feed
+        self.inputs, self.arrays = places_for(batch)
+        self.has_told = False
+
+    def __call__(self):
+        self.feed.gather(self.arrays)
+        return super().__call__()
+
+
 def _own_place(tensor):
     if tensor is None:
         return None
@@ -109,7 +154,11 @@ def _kind_of(tensor):
 
 
 def _graphs_of(model):
-    """The model's graphs; none after anything has changed that they depend on."""
+    """The model's graphs, and the feeds they read; none after anything has changed that they depend on.
+
+    Returns:
+        A stamp of what they depend on, their GraphCache, and a dictionary of Feeds by kind of step and layout of data.
+    """
     optimizer = model.optimizer
     settings = () if optimizer is None else [v for v in vars(optimizer).values() if isinstance(v, (bool, int, float))]
     stamp = (
@@ -124,5 +173,5 @@ def _graphs_of(model):
     if known is None or known[0] != stamp:
         if known is not None:
             known[1].clear()
-        known = model.__dict__["_remembered_captures"] = stamp, GraphCache()
-    return known[1]
+        known = model.__dict__["_remembered_captures"] = stamp, GraphCache(), {}
+    return known

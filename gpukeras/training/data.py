@@ -14,10 +14,12 @@ from gpukeras.autograd.symbolic import flatten, map_structure
 from gpukeras.autograd.tensor import Tensor, convert_to_array
 from gpukeras.backend import devices, dtypes, random
 from gpukeras.backend.transfer import Rows
+from gpukeras.training import feeds
 
 __all__ = [
     "ArrayData",
     "IterableData",
+    "RowsBatch",
     "is_one_batch",
     "open_data",
     "plain_batch",
@@ -223,9 +225,48 @@ def _device_batches(rows, order, structure, class_weight):
     No method of it: a pass that goes on in the next epoch would keep it, and the device's memory, until Python looks
     for cycles.
     """
-    for batch in rows.batches(order):
+    epoch = rows.epoch(order)
+    if epoch is not None and class_weight is None and feeds.can_feed(epoch):
+        layout = feeds.layout_of(epoch, structure)
+        for start in range(0, epoch.size, rows.batch_size):
+            yield RowsBatch(epoch, structure, layout, start, min(start + rows.batch_size, epoch.size))
+        return
+    for batch in rows.batches(order, epoch):
         x, y, weight = _packed(structure, batch)
         yield (x, y, weight) if class_weight is None else _finish_batch(x, y, weight, class_weight)
+
+
+class RowsBatch:
+    """A batch ``(x, y, sample_weight)`` of arrays on the device, which is gathered when it is looked at.
+
+    A step that is a graph gathers it itself (`feeds`).
+
+    Attributes:
+        epoch: The `transfer.Epoch` of which it has the rows `start` to `stop`.
+        structure: The nesting of x, y and sample_weight.
+        layout: What batches have in common that one graph can take.
+    """
+
+    __slots__ = ("_tensors", "epoch", "layout", "start", "stop", "structure")
+
+    def __init__(self, epoch, structure, layout, start, stop):
+        self.epoch = epoch
+        self.structure = structure
+        self.layout = layout
+        self.start = start
+        self.stop = stop
+        self._tensors: Any = None
+
+    def __iter__(self):
+        if self._tensors is None:
+            self._tensors = _packed(self.structure, self.epoch.gather(self.start, self.stop))
+        return iter(self._tensors)
+
+    def __getitem__(self, index):
+        return list(self)[index]
+
+    def __len__(self):
+        return len(self.structure)
 
 
 class IterableData(_Batches):

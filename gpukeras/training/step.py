@@ -13,7 +13,7 @@ from gpukeras.autograd.tensor import Tensor
 from gpukeras.backend import devices, memory, process
 from gpukeras.training import captures, recordings, shortage
 
-__all__ = ["call", "test", "train", "undoable"]
+__all__ = ["call", "fed", "test", "train", "undoable"]
 
 undoable = transaction
 
@@ -227,6 +227,30 @@ def _evaluate(undo, model, x, y, sample_weight):
         loss = _loss_of(model, x, y, y_pred, sample_weight, False)
         with gathered():
             return _update_metrics(model, x, y, y_pred, sample_weight, loss)
+
+
+def _predict(model, x, y=None, sample_weight=None):
+    return _call(model, x, False)
+
+
+_BY_NAME = {"train": (_train, train), "test": (_test, test)}
+
+
+def fed(kind, model, batch):
+    """`train` or `test` of a `data.RowsBatch`, or the prediction for it, which its graph gathers, if there is one."""
+    function, plain = _BY_NAME.get(kind, (_predict, None))
+    if not captures.can_feed(model) or (plain is not None and not model._has_default_metrics):
+        return call(model, batch[0], False) if plain is None else plain(model, *batch)
+    process.prepare()
+    try:
+        return captures.run_fed(kind, model, function, batch)
+    except shortage.OutOfMemoryError as error:
+        failure = error.without_arrays()
+    except MemoryError as error:
+        if plain is not None:
+            raise
+        failure = shortage.OutOfMemoryError(str(error))
+    return _again(kind, function, model, *batch, failure=failure)
 
 
 def _loss_of(model, x, y, y_pred, sample_weight, training):

@@ -18,7 +18,7 @@ from gpukeras.configurable import serialize
 from gpukeras.layers.layer import Layer
 from gpukeras.training import interrupts, step
 from gpukeras.training.compiled import CompiledLosses, CompiledMetrics, total_of
-from gpukeras.training.data import is_one_batch, open_data, plain_batch, split_validation, to_batch, unpack
+from gpukeras.training.data import RowsBatch, is_one_batch, open_data, plain_batch, split_validation, to_batch, unpack
 
 __all__ = ["Trainer"]
 
@@ -333,7 +333,7 @@ class Trainer(_LayerBelow):
     def _run_step(self, method, default, plain, batch):
         """One step: by the model's own method where a class overrides it, which returns the logs."""
         if method.__func__ is default:
-            return plain(self, *batch)
+            return step.fed(plain.__name__, self, batch) if type(batch) is RowsBatch else plain(self, *batch)
         x, y, sample_weight = batch
         data = (x, y, sample_weight) if sample_weight is not None else (x, y) if y is not None else (x,)
         with step.undoable():
@@ -462,6 +462,8 @@ class Trainer(_LayerBelow):
 
     def _predict_one(self, batch):
         if type(self).predict_step is Trainer.predict_step:
+            if type(batch) is RowsBatch:
+                return step.fed("predict", self, batch)
             return step.call(self, batch[0], training=False)
         x, y, sample_weight = batch
         return self.predict_step(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gpukeras.backend import cuda, devices
-from gpukeras.kernels import activation, attention, linear, loss, normalization, optimizer, sums
+from gpukeras.kernels import activation, attention, batches, linear, loss, normalization, optimizer, sums
 from tests.emulator.compile import reason_to_skip, schedule
 
 pytestmark = pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip()))
@@ -65,6 +65,11 @@ def matches(random):
     return sums.count_matches, [x, x.argmax(axis=1)]
 
 
+def gathered_rows(random):
+    sources, outs = (random(300, 9), random(300, 400)), (random(50, 9), random(50, 400))
+    return batches.gather_rows, [random(1), np.array([20]), random(300).argsort(), sources, outs]
+
+
 # Number of the barrier in the text, and a kernel that needs it.
 CASES = [
     (0, lamb),
@@ -78,11 +83,12 @@ CASES = [
     (OF_COMMON, nadam),
     (OF_COMMON, attended),
     (OF_COMMON, matches),
+    (OF_COMMON, gathered_rows),
 ]
 
 
 def module_of(kernel):
-    modules = activation, attention, linear, loss, normalization, optimizer, sums
+    modules = activation, attention, batches, linear, loss, normalization, optimizer, sums
     return next(module for module in modules if module.__name__ == kernel.reference.__module__)
 
 
@@ -102,7 +108,8 @@ def results(case, seed):
     with devices.use_device("emulator"), schedule(seed), np.errstate(all="ignore"):
         made = kernel(*args)
     made = made if isinstance(made, tuple) else (made,)
-    return [devices.to_numpy(a).tobytes() for a in (*args, *made) if devices.is_array(a)]
+    found = [a for value in (*args, *made) for a in (value if isinstance(value, tuple) else (value,))]
+    return [devices.to_numpy(a).tobytes() for a in found if devices.is_array(a)]
 
 
 @pytest.mark.parametrize(("number", "case"), CASES)
