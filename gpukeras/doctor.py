@@ -227,7 +227,7 @@ def examine():
         blas=_blas(),
         threads=number,
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        cupy=_cupy_distributions(),
+        cupy=devices.cupy_distributions(),
         driver=driver,
         driver_error=driver_error,
         visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
@@ -258,16 +258,6 @@ def _blas():
     for library in (*bundled, *kinds):
         return f"{library['internal_api']} {library['version']}"
     return None
-
-
-def _cupy_distributions():
-    """All that installs the folder `cupy`: pip lets several of them write into it."""
-    found = set()
-    for distribution in importlib.metadata.distributions():
-        name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
-        if re.fullmatch(r"cupy(-cuda\d+x?|-rocm-[\d-]+)?", name):
-            found.add((name, distribution.version))
-    return tuple(sorted(found))
 
 
 def _start_driver():

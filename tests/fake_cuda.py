@@ -24,6 +24,7 @@ class Cuda:
     def __init__(self):
         self.log = []
         self.failures = {}  # name of a call -> the error that it raises
+        self.allocator = None  # set by the program; the common pool's by default
         self.allocators = []  # those entered by `using_allocator`
         self.live_pools = set()  # pools with blocks that have not been given back
         self.null = Stream(self, 0, False)
@@ -56,8 +57,14 @@ class Cuda:
         self.n_streams += 1
         return Stream(self, 1000 + self.n_streams, non_blocking)
 
-    def MemoryPool(self):
-        return MemoryPool(self)
+    def MemoryPool(self, allocator=None):
+        return MemoryPool(self, allocator=allocator)
+
+    def set_allocator(self, allocator):
+        self.allocator = allocator
+
+    def get_allocator(self):
+        return self.allocators[-1] if self.allocators else self.allocator
 
     @contextlib.contextmanager
     def using_allocator(self, allocator):
@@ -124,13 +131,15 @@ class Graph:
 
 
 class MemoryPool:
-    def __init__(self, cuda, name="pool"):
-        self.cuda, self.name = cuda, name
+    def __init__(self, cuda, name="pool", allocator=None):
+        self.cuda, self.name, self.allocator = cuda, name, allocator
         self.blocks = []
 
     def malloc(self, size):
         self.cuda.note(f"{self.name}.malloc", size)
         self.cuda.live_pools.add(self)
+        if self.allocator is not None:
+            return self.allocator(size)
         self.blocks.append(np.empty(size, np.uint8))
         return types.SimpleNamespace(ptr=self.blocks[-1].ctypes.data)
 
@@ -153,6 +162,7 @@ def install(monkeypatch):
     cupy = strict_device._StrictModule("cupy")
     cuda = Cuda()
     pool = MemoryPool(cuda, "common")
+    cuda.allocator = pool.malloc
     vars(cupy).update(cuda=cuda, get_default_memory_pool=lambda: pool)
     array = strict_device.StrictArray
 

@@ -128,7 +128,7 @@ def test_every_distribution_of_cupy_is_found(monkeypatch):
     names = ["numpy", "cupy_cuda12x", "CuPy-CUDA13x", "cupy-xarray", "cupy-rocm-5-0", "cupy", None]
     found = [types.SimpleNamespace(metadata={"Name": name}, version="14.2.0") for name in names]
     monkeypatch.setattr(importlib.metadata, "distributions", lambda: found)
-    assert [name for name, _ in doctor._cupy_distributions()] == [
+    assert [name for name, _ in devices.cupy_distributions()] == [
         "cupy",
         "cupy-cuda12x",
         "cupy-cuda13x",

@@ -355,7 +355,7 @@ def convert_to_array(value, dtype=None):
             f"Cannot make a Tensor of {_describe(value)}: {error}. Pass numbers, nested lists of equal "
             f"lengths, or a NumPy, CuPy or DLPack array."
         ) from error
-    if array.dtype.kind not in "biufcV":
+    if not dtypes.is_numeric(array.dtype):
         raise TypeError(
             f"Cannot make a Tensor of {_describe(value)}: its dtype {array.dtype} is not numeric. "
             f"Convert it first, for instance with .astype('float32')."

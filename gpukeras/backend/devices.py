@@ -5,8 +5,10 @@ else NumPy, and says why in one line; ``numpy`` and ``cupy`` ask for one by name
 """
 
 import contextlib
+import importlib.metadata
 import importlib.util
 import os
+import re
 import sys
 import warnings
 
@@ -16,6 +18,7 @@ __all__ = [
     "address_of",
     "array_module",
     "can_record",
+    "cupy_distributions",
     "default_device",
     "default_module",
     "gpu_memory",
@@ -24,6 +27,7 @@ __all__ = [
     "probe",
     "register_device",
     "set_default_device",
+    "takes",
     "to_device",
     "to_numpy",
     "use_device",
@@ -35,6 +39,8 @@ _to_numpy_of_type = {}  # array type of another device -> function to NumPy
 _default: str | None = None  # device name, None until first use
 
 _CUDA_OF_DLPACK = 2, 13  # kDLCUDA, kDLCUDAManaged: memory that kernels reach
+# Of the CPU alone, where they are wider than double precision.
+_HOST_ONLY = tuple(np.dtype(wide) for wide in (np.longdouble, np.clongdouble) if np.dtype(np.longdouble).itemsize > 8)
 _INSTALL = "pip install 'gpukeras[cuda12]' (or 'gpukeras[cuda13]' for a CUDA 13 driver)"
 
 
@@ -50,11 +56,11 @@ def probe():
     if importlib.util.find_spec("cupy") is None:
         return False, f"CuPy is not installed; {_INSTALL}"
     try:
-        import cupy
+        cupy = _import_cupy()
     except Exception as error:
-        return False, f"CuPy cannot be imported ({error}); {_INSTALL}"
+        return False, f"CuPy cannot be imported ({_first_line(error)}); {_INSTALL}"
     if not cupy.cuda.is_available():
-        return False, "CuPy found no CUDA device, or the driver is too old for this CuPy"
+        return False, _why_no_gpu(cupy)
     register_device("cupy", cupy, cupy.ndarray, cupy.asnumpy)
     reason = _try_gpu(cupy)
     if reason is not None:
@@ -75,8 +81,72 @@ def _try_gpu(cupy):
         if float(gemm.matmul(ones, ones).sum()) != 8.0:  # needs cuBLASLt
             return "cuBLASLt computed a wrong product on this GPU"
     except Exception as error:
-        return f"CuPy cannot run a kernel ({type(error).__name__}: {error})"
+        return f"CuPy cannot run a kernel ({type(error).__name__}: {_first_line(error)}){_cure_of(error)}"
     return None
+
+
+def _import_cupy():
+    """CuPy; where several of its wheels lie in one folder, one line says so in place of its own twenty."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        import cupy
+    for warning in caught:
+        if "multiple CuPy packages" not in str(warning.message):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+            continue
+        names = [name for name, _ in cupy_distributions()]
+        warnings.warn(
+            f"{' and '.join(names)} are installed into one folder, where one overwrites the other: "
+            f"pip uninstall -y {' '.join(names)}, then {_INSTALL}.",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+    return cupy
+
+
+def cupy_distributions():
+    """Name and version of all that installs the folder `cupy`: pip lets several of them write into it."""
+    found = set()
+    for distribution in importlib.metadata.distributions():
+        name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
+        if re.fullmatch(r"cupy(-cuda\d+x?|-rocm-[\d-]+)?", name):
+            found.add((name, distribution.version))
+    return tuple(sorted(found))
+
+
+def _why_no_gpu(cupy):
+    """Why CuPy finds no device, with the cure."""
+    try:
+        runtime = cupy.cuda.runtime
+        driver, needed = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+    except Exception:
+        return "CuPy found no CUDA device; python -m gpukeras.doctor shows why"
+    if driver == 0:
+        return (
+            "there is no NVIDIA driver; install the one for your GPU from nvidia.com/drivers, or start the container "
+            "with --gpus all"
+        )
+    if driver // 1000 < needed // 1000:
+        other = ", or pip install 'gpukeras[cuda12]' in place of cupy-cuda13x" if 12000 <= driver < 13000 else ""
+        return (
+            f"CuPy is built for CUDA {needed // 1000}, but the driver ends at {driver // 1000}.{driver % 1000 // 10}; "
+            f"update the driver{other}"
+        )
+    return "the NVIDIA driver shows no GPU; nvidia-smi -L lists them, CUDA_VISIBLE_DEVICES hides those it leaves out"
+
+
+def _cure_of(error):
+    """What helps against an error of the first kernel, where that is known."""
+    text = f"{type(error).__name__} {error}".lower()
+    if isinstance(error, MemoryError) or "memoryallocation" in text:
+        return "; the GPU has no memory left: nvidia-smi lists the processes that hold it"
+    if "headers" in text or "cuda_fp16.h" in text or "nvrtc" in text:
+        return f"; CUDA's headers are missing: {_INSTALL}"
+    return ""
+
+
+def _first_line(error):
+    return str(error).strip().partition("\n")[0]
 
 
 def gpu_memory():
@@ -167,6 +237,11 @@ def is_array(value):
     return any(base in _module_of_type for base in kind.__mro__) or _recognize(value) is not None
 
 
+def takes(dtype):
+    """Whether the default device computes with a dtype: a GPU has nothing wider than double precision."""
+    return dtype not in _HOST_ONLY or default_module() is np
+
+
 def is_on_gpu(value):
     """Whether `value`, an array of any library, says that its memory is a GPU's."""
     if hasattr(value, "__cuda_array_interface__"):
@@ -206,6 +281,9 @@ def to_device(value, dtype=None):
         value, module = _import_foreign(value, xp)
     if module is not None and module is not xp:
         value = to_numpy(value)  # the one crossing between devices
+    given = getattr(value, "dtype", None)
+    if dtype is None and not takes(given):
+        raise TypeError(f"no GPU computes with {given}: convert it first, for instance with .astype('float64')")
     return xp.asarray(value, dtype=dtype)
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "floatx",
     "is_float",
     "is_integer",
+    "is_numeric",
     "name_of",
     "policy_of",
     "result_type",
@@ -79,6 +80,11 @@ def _is_weak(dtype):
 def is_float(dtype):
     """Whether the dtype is a real floating-point type."""
     return dtype.kind == "f" or (dtype.kind == "V" and dtype.name == "bfloat16")
+
+
+def is_numeric(dtype):
+    """Whether the dtype is one of numbers: truth values, integers, floats (those of ml_dtypes too), complex numbers."""
+    return dtype.kind in "biufc" or (dtype.kind == "V" and dtype.type is not np.void)
 
 
 def is_integer(dtype):

@@ -117,7 +117,7 @@ class Graph:
         if self.pool is None:
             # A pool that runs out of memory gives back its own free blocks only, so the common pool's go before.
             cupy.get_default_memory_pool().free_all_blocks()
-            self.pool = cupy.cuda.MemoryPool()
+            self.pool = _new_pool(cupy)
         with cupy.cuda.using_allocator(self.pool.malloc):
             return self.function()
 
@@ -176,6 +176,13 @@ class Graph:
     def __del__(self):
         with contextlib.suppress(Exception):  # at the end of the process CuPy may be gone
             self.close()
+
+
+def _new_pool(cupy):
+    """A pool that gets its blocks from whatever allocator the program has set, such as RMM's."""
+    allocator = cupy.cuda.get_allocator()
+    is_own = allocator == cupy.get_default_memory_pool().malloc
+    return cupy.cuda.MemoryPool() if is_own else cupy.cuda.MemoryPool(allocator)
 
 
 _LIBRARIES = {"cupy", "gpukeras", "numpy", *sys.stdlib_module_names} - {"__main__"}

@@ -322,9 +322,14 @@ def _finish_batch(x, y, weight, class_weight):
 def _to_tensor(value):
     if value is None or isinstance(value, Tensor):
         return value
-    if type(value) is not np.ndarray and hasattr(value, "iloc"):
+    if type(value) is not np.ndarray and (hasattr(value, "iloc") or _is_elsewhere(value)):
         value = _array(value, "the data")
     return Tensor(_in_floatx(convert_to_array(value)))
+
+
+def _is_elsewhere(value):
+    """Whether a value is an array on the GPU for a model on NumPy."""
+    return devices.default_module() is np and devices.is_array(value) and devices.array_module(value) is not np
 
 
 def _in_floatx(array):
@@ -384,10 +389,14 @@ def _array(leaf, name):
     leaf = _on_host(leaf, name) if devices.default_module() is np else _where_it_is(leaf)
     if leaf.ndim == 0:
         raise ValueError(f"{name} must have a first axis of samples, but got a single number.")
-    if leaf.dtype.kind not in "biufcV":
+    if not dtypes.is_numeric(leaf.dtype):
         raise TypeError(
             f"{name} has dtype {leaf.dtype}, which is not numeric. Encode it as numbers first, for instance with "
             f"np.unique(..., return_inverse=True)."
+        )
+    if not devices.takes(leaf.dtype):
+        raise TypeError(
+            f"{name} has dtype {leaf.dtype}, which no GPU computes with. Convert it: {name}.astype('float32')."
         )
     return leaf
 

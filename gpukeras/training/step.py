@@ -41,6 +41,9 @@ def call(model, x, training):
         if current.undo is not None or current.is_recording:  # a part of a step, which is tried again
             raise
         failure = shortage.OutOfMemoryError(str(error))
+    except TypeError:
+        _check_home(model)
+        raise
     return _again("predict", lambda model, x: _call(model, x, training), model, x, failure=failure)
 
 
@@ -78,6 +81,18 @@ def _again(kind, function, model, *batch, failure):
     raise shortage.error_of(kind, model, str(failure), forward, batch)  # which holds no array of the failed step
 
 
+def _check_home(model):
+    """Say so where weights lie on another device than the one that computes: array libraries' own words do not."""
+    module = devices.default_module()
+    strangers = [v for v in model.variables if devices.array_module(v.array) is not module]
+    if strangers:
+        raise ValueError(
+            f"{type(model).__name__} {model.name!r} was built on the backend {strangers[0].device!r} (its variable "
+            f"{strangers[0].path!r} lies there), but {devices.default_device()!r} computes now. Go back with "
+            f"keras.config.set_backend({strangers[0].device!r}), or build the model anew and load_weights()."
+        )
+
+
 def _writes_nothing(model):
     """Whether a call in inference mode may be repeated: it changes nothing."""
     return not any(
@@ -98,6 +113,9 @@ def train(model, x, y, sample_weight):
         return _by_graph("train", _train, model, x, y, sample_weight)
     except shortage.OutOfMemoryError as error:
         failure = error.without_arrays()
+    except TypeError:
+        _check_home(model)
+        raise
     return _again("train", _train, model, x, y, sample_weight, failure=failure)
 
 
@@ -207,6 +225,9 @@ def test(model, x, y, sample_weight):
         return _by_graph("test", _test, model, x, y, sample_weight)
     except shortage.OutOfMemoryError as error:
         failure = error.without_arrays()
+    except TypeError:
+        _check_home(model)
+        raise
     return _again("test", _test, model, x, y, sample_weight, failure=failure)
 
 
@@ -250,6 +271,9 @@ def fed(kind, model, batch):
         if plain is not None:
             raise
         failure = shortage.OutOfMemoryError(str(error))
+    except TypeError:
+        _check_home(model)
+        raise
     return _again(kind, function, model, *batch, failure=failure)
 
 

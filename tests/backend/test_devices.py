@@ -150,3 +150,134 @@ def test_variables_are_assigned_in_place_with_checks():
     assert w.numpy().max() == 1
     with pytest.raises(ValueError, match="needs a shape"):
         keras.Variable(lambda shape, dtype: np.zeros(shape, dtype))
+
+
+def cupy_that(**changes):
+    """CuPy as far as it is asked before it computes."""
+    runtime = types.SimpleNamespace(driverGetVersion=lambda: 12040, runtimeGetVersion=lambda: 12090)
+    cuda = types.SimpleNamespace(is_available=lambda: False, runtime=runtime)
+    vars(runtime).update({name: value for name, value in changes.items() if hasattr(runtime, name)})
+    vars(cuda).update({name: value for name, value in changes.items() if hasattr(cuda, name)})
+    return types.SimpleNamespace(cuda=cuda)
+
+
+def fail(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"driverGetVersion": lambda: 0}, "no NVIDIA driver; install the one for your GPU from nvidia.com/drivers"),
+        ({"driverGetVersion": lambda: 11080}, "built for CUDA 12, but the driver ends at 11.8; update the driver"),
+        ({"runtimeGetVersion": lambda: 13020}, "ends at 12.4; update the driver, or pip install 'gpukeras[cuda12]'"),
+        ({}, "shows no GPU; nvidia-smi -L lists them, CUDA_VISIBLE_DEVICES"),
+        ({"driverGetVersion": lambda: fail(RuntimeError())}, "no CUDA device; python -m gpukeras.doctor shows why"),
+    ],
+)
+def test_why_there_is_no_gpu(changes, text, monkeypatch):
+    monkeypatch.setattr(devices, "_import_cupy", lambda: cupy_that(**changes))
+    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: name)
+    usable, reason = devices.probe()
+    assert not usable and text in reason and "\n" not in reason
+
+
+class OutOfMemoryError(MemoryError):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "cure"),
+    [
+        (RuntimeError("Failed to find CUDA headers.\nLong story"), "CUDA's headers are missing: pip install"),
+        (RuntimeError("nvrtc: cannot open source file cuda_fp16.h"), "pip install 'gpukeras[cuda12]'"),
+        (OutOfMemoryError("Out of memory allocating 512 bytes"), "no memory left: nvidia-smi lists the processes"),
+        (RuntimeError("cudaErrorMemoryAllocation: out of memory"), "no memory left: nvidia-smi"),
+        (RuntimeError("another"), "another)"),
+    ],
+)
+def test_why_a_gpu_cannot_compute(error, cure):
+    cupy = types.SimpleNamespace(arange=lambda *arguments, **settings: fail(error))
+    reason = devices._try_gpu(cupy)
+    assert reason.startswith("CuPy cannot run a kernel (") and cure in reason and "\n" not in reason
+
+
+def test_two_wheels_of_cupy_are_told_in_one_line(tmp_path):
+    (tmp_path / "cupy").mkdir()
+    (tmp_path / "cupy" / "__init__.py").write_text(
+        """import types, warnings
+warnings.warn("\\n-----\\nCuPy may not function correctly because multiple CuPy packages are installed\\n-----")
+warnings.warn("something else")
+cuda = types.SimpleNamespace(is_available=lambda: False)
+"""
+    )
+    for name in ("cupy_cuda12x", "cupy_cuda13x"):
+        (tmp_path / f"{name}-14.2.0.dist-info").mkdir()
+        (tmp_path / f"{name}-14.2.0.dist-info" / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 14.2.0\n"
+        )
+    result = run(f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n" + USE, GPUKERAS_BACKEND="auto")
+    told = [line for line in result.stderr.splitlines() if "installed into one folder" in line]
+    assert len(told) == 1 and "cupy-cuda12x and cupy-cuda13x are" in told[0]
+    assert "pip uninstall -y cupy-cuda12x cupy-cuda13x, then pip install" in told[0]
+    assert "may not function" not in result.stderr and "something else" in result.stderr
+
+
+class TestDtypes:
+    @pytest.fixture(autouse=True)
+    def strict(self):
+        from tests import strict_device
+
+        strict_device.install()
+        with devices.use_device("strict"):
+            yield
+
+    def model(self):
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        return model
+
+    @pytest.mark.skipif(np.dtype(np.longdouble).itemsize == 8, reason="long double is double here")
+    def test_what_no_gpu_computes_with_is_refused_with_the_cure(self):
+        x = np.ones((4, 3), np.longdouble)
+        with pytest.raises(TypeError, match=r"x has dtype \w+, which no GPU computes with. Convert it: x.astype"):
+            self.model().fit(x, np.ones((4, 1)), verbose=0)
+        with pytest.raises(TypeError, match=r"no GPU computes with \w+: convert it first"):
+            convert_to_array(x)
+        with devices.use_device("numpy"):
+            assert convert_to_array(x).dtype == np.longdouble
+
+    @pytest.mark.parametrize("device", ["numpy", "strict"])
+    @pytest.mark.parametrize("x", [np.zeros(4, [("a", "f4")]), np.array(["a"] * 4), np.array([None] * 4)])
+    def test_what_is_no_number_is_refused(self, x, device):
+        with devices.use_device(device):
+            with pytest.raises(TypeError, match="x has dtype .*, which is not numeric. Encode it"):
+                self.model().fit(x, np.ones((4, 1)), verbose=0)
+            with pytest.raises(TypeError, match="dtype .* is not numeric. Convert it first"):
+                self.model().train_on_batch(x, np.ones((4, 1)))
+
+
+def test_a_model_of_another_backend_is_named_with_the_cure():
+    from tests import strict_device
+
+    strict_device.install()
+    x, y = np.ones((4, 3), "float32"), np.ones((4, 1), "float32")
+
+    def model():
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        return model
+
+    steps = {
+        "fit": lambda model: model.fit(x, y, verbose=0),
+        "evaluate": lambda model: model.evaluate(x, y, verbose=0),
+        "predict": lambda model: model.predict(x, verbose=0),
+        "train_on_batch": lambda model: model.train_on_batch(x, y),
+    }
+    for name, step in steps.items():
+        for home, other in ("numpy", "strict"), ("strict", "numpy"):
+            with devices.use_device(home):
+                made = model()
+            with devices.use_device(other), pytest.raises(ValueError, match=f"built on the backend '{home}'") as caught:
+                step(made)
+            assert f"set_backend('{home}')" in str(caught.value), name

@@ -238,7 +238,7 @@ def test_cupy_has_what_the_fake_stands_for():
     """Where CuPy is installed; it need not have a GPU."""
     cupy = pytest.importorskip("cupy")
     cuda = fake_cuda.Cuda()
-    for name in ("MemoryPool", "Stream", "get_current_stream", "get_device_id", "using_allocator"):
+    for name in ("MemoryPool", "Stream", "get_allocator", "get_current_stream", "get_device_id", "using_allocator"):
         assert hasattr(cupy.cuda, name) and hasattr(cuda, name)
     for fake, real in ((fake_cuda.Stream, cupy.cuda.Stream), (fake_cuda.Graph, cupy.cuda.Graph)):
         for name in vars(fake):
@@ -247,6 +247,30 @@ def test_cupy_has_what_the_fake_stands_for():
         assert hasattr(cupy.cuda.MemoryPool, name)
     assert hasattr(cupy, "get_default_memory_pool") and hasattr(cupy.ndarray, "set")
     assert issubclass(cupy.cuda.memory.OutOfMemoryError, MemoryError)  # so that a step is tried again
+
+
+def test_memory_comes_from_the_allocator_that_the_program_has_set(cuda, step):
+    """RMM's, for instance; and a graph that is closed has given back to it what it took."""
+    plain = graphs.Graph(step)
+    for _ in range(3):
+        plain()
+    assert plain.pool.allocator is None  # CuPy's own pool stays beside the graph's
+    asked = []
+
+    def counting(size):
+        asked.append(size)
+        return ("memory of the program's", size)
+
+    cuda.set_allocator(counting)
+    assert asked == []  # nothing is taken before it is needed
+    graph = graphs.Graph(step)
+    graph()
+    graph()
+    assert graph.pool.malloc(1024) == ("memory of the program's", 1024) and asked == [1024]
+    assert cuda.get_allocator() == counting
+    graph()
+    graph.close()
+    assert graph.pool is None and cuda.get_allocator() == counting
 
 
 # --- Streams -------------------------------------------------------------------------------------------------

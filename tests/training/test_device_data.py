@@ -444,6 +444,13 @@ class TestOnNumPy:
         assert type(result) is StrictArray
         assert_close(result, model.predict(X, verbose=0, batch_size=8))
 
+    def test_single_batches_and_those_of_generators_are_copied_with_a_warning(self):
+        model, text = perceptron(), r"^the data is on the GPU \(StrictArray\), but gpukeras computes with NumPy"
+        with pytest.warns(RuntimeWarning, match=text):
+            model.train_on_batch(StrictArray(X), Y)
+        with pytest.warns(RuntimeWarning, match=text):
+            model.fit(((X, StrictArray(Y)) for _ in range(2)), verbose=0)
+
     def test_frames_are_copied_with_a_warning(self):
         x, y = Frame(X), Frame(Y)
         with pytest.warns(RuntimeWarning, match="on the GPU \\(Frame\\)"):
