@@ -17,6 +17,7 @@ __all__ = [
     "matmul",
     "multiplies_unpacked",
     "one_thread",
+    "scaled_matmul",
     "shorten_spinning",
     "thread_count",
 ]
@@ -47,6 +48,26 @@ def matmul(a, b, out=None):
         return product
     out[...] = product
     return out
+
+
+def scaled_matmul(a, b, out, alpha=1.0, beta=0.0):
+    """out ← alpha · a · b + beta · out, rounded once: sums in float32 at least, also from and to 16 bits.
+
+    Arrays of any strides; on a GPU one product, and no pass beside it.
+    """
+    if devices.array_module(a).__name__ == "cupy":
+        from gpukeras.backend import gemm  # when first used
+
+        if gemm.can_multiply(a, b, out):
+            gemm.matmul(a, b, out, alpha=alpha, beta=beta)
+            return
+    wide = np.float32 if min(a.dtype.itemsize, b.dtype.itemsize) < 4 else a.dtype
+    product = matmul(a.astype(wide, copy=False), b.astype(wide, copy=False))
+    if alpha != 1:
+        product *= alpha
+    if beta != 0:
+        product += beta * out
+    out[...] = product
 
 
 # Multiplications of products that OpenBLAS would share among threads though one is better. A second thread that is

@@ -59,11 +59,6 @@ def add_launcher(module_name, launcher):
     _launchers[module_name] = launcher
 
 
-def runs_on(module):
-    """Whether `.cuda` forms run for the arrays of a module."""
-    return module.__name__ in _launchers
-
-
 def takes(arguments, strided=frozenset()):
     """Whether a `.cuda` form may be tried: CUDA C runs where the arrays lie, and they are what pointers can describe.
 
@@ -75,7 +70,7 @@ def takes(arguments, strided=frozenset()):
         strided: Names of arguments that may have any layout.
     """
     first = next(iter(arguments.values()))
-    if devices.array_module(first).__name__ not in _launchers:
+    if not runs_on(first):
         return False
     kind, dtype = type(first), first.dtype
     if dtype.name not in DTYPES:
@@ -87,6 +82,11 @@ def takes(arguments, strided=frozenset()):
             if name not in strided and not array.flags.c_contiguous:
                 return False
     return True
+
+
+def runs_on(array):
+    """Whether there is CUDA C where an array lies."""
+    return devices.array_module(array).__name__ in _launchers
 
 
 def is_plain(*arrays):

@@ -2,18 +2,21 @@
 
 Scores lie transposed, (keys, queries): maxima and sums over the keys then run along columns, whole rows at a time,
 which NumPy does twice as fast as along rows. The softmax is kept without its division, which is done where it is
-cheaper: on the outputs, whose last axis is the short one of a head.
+cheaper: on the outputs, whose last axis is the short one of a head. On a GPU a warp or a block has a whole row of
+scores (queries, keys) in its cache, and leaves the softmax itself, of which the others see the transposed view.
 
 On the CPU the work goes in blocks of pairs (example, head), for long sequences of queries too: the scores of a block
 are multiplied out, turned into weights and multiplied with the values before the next block comes.
 """
+
+from typing import Any
 
 import numpy as np
 
 from gpukeras.backend import blas, cuda, devices, memory, threads
 from gpukeras.kernels.kernel import kernel
 
-__all__ = ["HIDDEN", "attention", "attention_backward"]
+__all__ = ["HIDDEN", "attention", "attention_backward", "dtype_of_work", "hidden_in"]
 
 _CUDA = cuda.Source("attention")
 
@@ -34,7 +37,8 @@ def attention(q, k, v, offset, y, scale, is_causal=False):
         is_causal: Whether query i sees only keys up to i.
 
     Returns:
-        weights (batch, heads, keys, queries) and share (batch, heads, 1, queries), their product being the softmax.
+        weights (batch, heads, keys, queries) and share (batch, heads, 1, queries), their product being the softmax; or
+        the softmax, of any strides, and None.
     """
     xp = devices.array_module(q)
     weights = blas.matmul(k, (q * scale).swapaxes(-1, -2))
@@ -52,7 +56,7 @@ def attention(q, k, v, offset, y, scale, is_causal=False):
 def _later(xp, keys, start, stop, dtype):
     """What is added to the scores (keys, queries from start to stop), so that no query sees a later key."""
     is_later = xp.arange(keys)[:, None] > xp.arange(start, stop)
-    return xp.asarray(is_later, dtype) * HIDDEN
+    return xp.where(is_later, xp.asarray(hidden_in(dtype), dtype), xp.asarray(0, dtype))
 
 
 @attention.cpu
@@ -63,7 +67,7 @@ def attention(q, k, v, offset, y, scale, is_causal=False):
         return attention.reference(q, k, v, offset, y, scale, is_causal)
     weights = np.empty((batch, heads, keys, queries), q.dtype)
     share = np.empty((batch, heads, 1, queries), q.dtype)
-    offset = None if offset is None else np.broadcast_to(offset, weights.shape)
+    offset = None if offset is None else np.broadcast_to(np.ascontiguousarray(offset), weights.shape)
     blocks, chunks = _blocks(weights.shape, is_causal)
     later = [_later(np, stop - start, 0, len(range(queries)[columns]), q.dtype) for columns, start, stop in chunks]
     ones = np.ones((1, keys), q.dtype)
@@ -92,19 +96,25 @@ def attention(q, k, v, offset, y, scale, is_causal=False):
 
 @attention.cuda(strided=("q", "k", "v", "offset", "y"))
 def attention(q, k, v, offset, y, scale, is_causal=False):
-    if offset is not None and offset.dtype != q.dtype:
-        return NotImplemented
     xp = devices.array_module(q)
-    weights = _product(k, (q * scale).swapaxes(-1, -2), q.dtype)
-    share, steps = xp.empty((*weights.shape[:2], 1, weights.shape[3]), q.dtype), (0, 0, 0, 0)
+    batch, heads, queries, _ = q.shape
+    keys = k.shape[2]
+    if batch * heads * queries > cuda.MAX_INDEX or (offset is not None and offset.dtype != q.dtype):
+        return NotImplemented
+    weights, steps = xp.empty((batch, heads, queries, keys), q.dtype), (0, 0, 0, 0)
+    blas.scaled_matmul(q, k.swapaxes(-1, -2), weights, scale)
     if offset is not None:
-        offset = xp.ascontiguousarray(offset)
-        steps = [step // offset.dtype.itemsize for step in xp.broadcast_to(offset, weights.shape).strides]
-    _, heads, keys, queries = weights.shape
-    settings = *steps, offset, is_causal, HIDDEN
-    _launch_on_columns("attention_weights", weights, heads, keys, queries, *settings, weights, share)
-    y[...] = _product(weights.swapaxes(-1, -2), v, q.dtype) * share.swapaxes(-1, -2)
-    return weights, share
+        offset, steps = _plain_with_steps(offset.swapaxes(-1, -2), weights.shape)
+    settings = heads, queries, *steps, offset, is_causal, HIDDEN
+    _CUDA.rows("attention_weights", weights, batch * heads * queries, keys, *settings, weights)
+    blas.scaled_matmul(weights, v, y)
+    return weights.swapaxes(-1, -2), None
+
+
+@attention.meaning
+def attention(result):
+    weights, share = result
+    return weights if share is None else weights * share
 
 
 @attention.samples
@@ -114,16 +124,25 @@ def attention(random, dtype):
         yield q, k, v, offset, random((*q.shape[:3], v.shape[3]), dtype), 0.3, is_causal
 
 
-def _product(a, b, dtype):
-    """a · b in one piece of memory, in the dtype of the arrays that it comes from."""
-    return devices.array_module(a).ascontiguousarray(blas.matmul(a, b).astype(dtype, copy=False))
+def _plain_with_steps(array, shape):
+    """A contiguous array, and its steps in elements along the axes that it is broadcast to."""
+    xp = devices.array_module(array)
+    array = xp.ascontiguousarray(array)
+    return array, [step // array.dtype.itemsize for step in xp.broadcast_to(array, shape).strides]
 
 
-def _launch_on_columns(name, scores, *args):
-    """Run a CUDA kernel on scores (batch, heads, keys, queries), 32 queries of a pair in a block."""
-    if scores.size:
-        batch, heads, _, queries = scores.shape
-        _CUDA.launch(name, scores, (batch * heads * -(-queries // 32),), (32, 8), *args)
+def dtype_of_work(array, dtype):
+    """The dtype to hand arrays over in, where the op's is `dtype`.
+
+    CUDA C and the products on a GPU compute in float32 whatever arrays hold. A CPU would cast 16-bit numbers for every
+    single operation.
+    """
+    return np.dtype(np.float32) if dtype.itemsize < 4 and not cuda.runs_on(array) else dtype
+
+
+def hidden_in(dtype):
+    """`HIDDEN` as an array of a dtype holds it: float16 has no number of that size, and -inf stands for it."""
+    return -np.inf if dtype == np.float16 else HIDDEN
 
 
 def _inputs(random, dtype):
@@ -148,7 +167,7 @@ def _inputs(random, dtype):
 
 @kernel
 def attention_backward(q, k, v, y, weights, share, dy, is_sighted, scale, is_causal, dq, dk, dv, dscores=None):
-    """The derivative of `attention`, with p = weights · share, all sums over keys and queries of one pair.
+    """The derivative of `attention`, with its p = weights · share, all sums over keys and queries of one pair.
 
         dv ← p · dy
         dscores ← p · (v · dyᵀ - Σ y · dy)      the sum over the values' last axis
@@ -159,7 +178,8 @@ def attention_backward(q, k, v, y, weights, share, dy, is_sighted, scale, is_cau
             weights are all alike, and do not depend on the scores; or None.
         dq, dk, dv, dscores: Arrays to write to, or None where the gradient is not wanted.
     """
-    dy = dy * share.swapaxes(-1, -2)
+    if share is not None:
+        dy = dy * share.swapaxes(-1, -2)
     if dv is not None:
         dv[...] = blas.matmul(weights, dy)
     if dq is None and dk is None and dscores is None:
@@ -180,7 +200,7 @@ def attention_backward(q, k, v, y, weights, share, dy, is_sighted, scale, is_cau
 @attention_backward.cpu
 def attention_backward(q, k, v, y, weights, share, dy, is_sighted, scale, is_causal, dq, dk, dv, dscores=None):
     n = v.shape[3]
-    if weights.size <= _FEW:
+    if weights.size <= _FEW or share is None:
         arrays = q, k, v, y, weights, share, dy, is_sighted
         return attention_backward.reference(*arrays, scale, is_causal, dq, dk, dv, dscores)
     blocks, chunks = _blocks(weights.shape, is_causal)
@@ -225,38 +245,55 @@ def _add_product(a, b, total, is_first):
         total[:, :, :rows] += np.matmul(a, b)
 
 
-@attention_backward.cuda(strided=("q", "k", "v", "y", "dy", "is_sighted", "dq", "dk", "dv", "dscores"))
+@attention_backward.cuda(strided=("q", "k", "v", "y", "weights", "dy", "is_sighted", "dq", "dk", "dv", "dscores"))
 def attention_backward(q, k, v, y, weights, share, dy, is_sighted, scale, is_causal, dq, dk, dv, dscores=None):
-    dy = (dy * share.swapaxes(-1, -2)).astype(q.dtype, copy=False)
+    xp = devices.array_module(q)
+    batch, heads, keys, queries = weights.shape
+    if batch * heads * queries > cuda.MAX_INDEX:
+        return NotImplemented
+    if share is not None:  # of another form
+        weights = (weights * share).astype(q.dtype, copy=False)
+    p = xp.ascontiguousarray(weights.swapaxes(-1, -2))  # as the form above keeps it, which takes no copy
     if dv is not None:
-        dv[...] = blas.matmul(weights, dy)
+        blas.scaled_matmul(p.swapaxes(-1, -2), dy, dv)
     if dq is None and dk is None and dscores is None:
-        return
+        return None
+    ds, steps = None if dscores is None else dscores.swapaxes(-1, -2), (0, 0, 0, 0)
+    if ds is None or not ds.flags.c_contiguous:
+        ds = xp.empty(p.shape, q.dtype)
+    blas.scaled_matmul(dy, v.swapaxes(-1, -2), ds)
     if is_sighted is not None:
-        dy = (dy * is_sighted).astype(q.dtype, copy=False)
-    ds = _product(v, dy.swapaxes(-1, -2), q.dtype)
-    product = (dy * y).sum(axis=-1).astype(q.dtype, copy=False)
-    _launch_on_columns("scores_gradient", ds, *ds.shape[2:], weights, product, ds)
+        is_sighted, steps = _plain_with_steps(is_sighted, (batch, heads, queries, 1))
+    settings = heads, queries, *steps[:3], is_sighted, is_causal
+    _CUDA.rows("scores_gradient", ds, batch * heads * queries, keys, *settings, p, ds)
     if dq is not None:
-        dq[...] = blas.matmul(ds.swapaxes(-1, -2), k) * scale
+        blas.scaled_matmul(ds, k, dq, scale)
     if dk is not None:
-        dk[...] = blas.matmul(ds, q) * scale
-    if dscores is not None:
-        dscores[...] = ds
+        blas.scaled_matmul(ds.swapaxes(-1, -2), q, dk, scale)
+    if dscores is not None and dscores.strides != ds.swapaxes(-1, -2).strides:
+        dscores[...] = ds.swapaxes(-1, -2)
+    return None
 
 
 @attention_backward.samples
 def attention_backward(random, dtype):
     for (q, k, v, offset), is_causal in _inputs(random, dtype):
         y, dy = random((*q.shape[:3], v.shape[3]), dtype), random((*q.shape[:3], v.shape[3]), dtype)
-        weights, share = attention.reference(q, k, v, offset, y, 0.3, is_causal)
+        exact = "float64" if q.dtype.itemsize == 8 else "float32"
+        wide: Any = [None if a is None else a.astype(exact) for a in (q, k, v, offset, y)]
+        weights, share = [a.astype(dtype) for a in attention.reference(*wide, 0.3, is_causal)]
+        y = wide[4].astype(dtype)
         is_sighted = None
         if offset is not None:
             is_sighted = abs(random((q.shape[0], 1, q.shape[2], 1), dtype))
+        p = (weights * share).swapaxes(-1, -2).copy().swapaxes(-1, -2)  # as the CUDA form keeps it
         for has in ((1, 1, 1, 0), (0, 1, 0, 0), (0, 0, 1, 0), (1, 0, 0, 1)):
-            wanted = (q, k, v, weights)
-            outputs = [random(a.shape, dtype) if h else None for a, h in zip(wanted, has, strict=True)]
-            yield q, k, v, y, weights, share, dy, is_sighted, 0.3, is_causal, *outputs
+            for kept in (weights, share), (p, None):
+                outputs = [random(a.shape, dtype) if h else None for a, h in zip((q, k, v, p), has, strict=True)]
+                yield q, k, v, y, *kept, dy, is_sighted, 0.3, is_causal, *outputs
+        if offset is None:
+            dscores = random((*p.shape[:2], *p.shape[:1:-1]), dtype).swapaxes(-1, -2)
+            yield q, k, v, y, p, None, dy, None, 0.3, is_causal, None, None, None, dscores
 
 
 # Scores in a block: 1 MB of float32. Timed at 32 examples of 4 heads, 128 queries and keys of 32: forward and backward

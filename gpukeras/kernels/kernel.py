@@ -37,6 +37,7 @@ class Kernel:
         self.strided: frozenset[str] = frozenset()
         self.parameters = tuple(inspect.signature(reference).parameters)
         self.sample_function: Any = None
+        self.meaning_of: Any = lambda result: result
 
     def __call__(self, first, *args, **kwargs):
         if type(first) is np.ndarray:  # many times in a step, hence without a look at the devices
@@ -71,6 +72,11 @@ class Kernel:
 
     def _names(self, args, kwargs):
         return {**dict(zip(self.parameters, args, strict=False)), **kwargs}
+
+    def meaning(self, function):
+        """For forms that keep different things for the way back: ``function(result)`` is what all of them agree on."""
+        self.meaning_of = function
+        return self
 
     def samples(self, function):
         """Register the kernel, with a generator of argument tuples ``(random, dtype) -> yield args``."""

@@ -87,7 +87,7 @@ def _check_shapes(query, key, value):
 @op
 def _attention(query, key, value, bias=None, mask=None, /, scale=None, is_causal=False):
     dtype = dtypes.result_type(*(as_float(x).dtype for x in (query, key, value)))
-    wide: Any = dtypes.as_dtype("float32") if dtype.itemsize < 4 else dtype
+    wide: Any = kernels.dtype_of_work(query, dtype)
     batch, queries, heads, dim = query.shape
     keys, key_heads, n = value.shape[1:]
     scale = dim**-0.5 if scale is None else scale
@@ -215,8 +215,8 @@ def _offset(bias, hidden, dtype, heads, key_heads, queries, xp):
         offset = bias.astype(dtype, copy=False)
         offset = offset.reshape((1,) * (4 - offset.ndim) + offset.shape)
     if hidden is not None:
-        offset = xp.where(hidden, xp.asarray(kernels.HIDDEN, dtype), offset)
-    return xp.ascontiguousarray(_per_query(offset, heads, key_heads, queries).swapaxes(-1, -2))
+        offset = xp.where(hidden, xp.asarray(kernels.hidden_in(dtype), dtype), offset).astype(dtype, copy=False)
+    return _per_query(offset, heads, key_heads, queries).swapaxes(-1, -2)
 
 
 def _per_query(x, heads, key_heads, queries):

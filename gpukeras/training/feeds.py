@@ -20,8 +20,7 @@ __all__ = ["Feed", "can_feed", "layout_of", "places_for"]
 def can_feed(epoch):
     """Whether graphs can be recorded that gather the rows of an epoch: all are bytes in one piece on such a device."""
     return bool(epoch.arrays) and all(
-        devices.can_record(array) and cuda.runs_on(devices.array_module(array)) and array.nbytes
-        for array in epoch.arrays
+        devices.can_record(array) and cuda.runs_on(array) and array.nbytes for array in epoch.arrays
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gpukeras.backend import cuda, devices
-from gpukeras.kernels import activation, attention, batches, linear, loss, normalization, optimizer, sums
+from gpukeras.kernels import activation, batches, linear, loss, normalization, optimizer, sums
 from tests.emulator.compile import reason_to_skip, schedule
 
 pytestmark = pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip()))
@@ -55,11 +55,6 @@ def sums_in_chunks(random):
     return linear.sum_of_rows, [random(300, 9)]
 
 
-def attended(random):
-    q, k, v = random(1, 2, 9, 4), random(1, 2, 40, 4), random(1, 2, 40, 3)
-    return attention.attention, [q, k, v, None, random(1, 2, 9, 3), 0.3]
-
-
 def matches(random):
     x = random(300, 5)
     return sums.count_matches, [x, x.argmax(axis=1)]
@@ -81,14 +76,13 @@ CASES = [
     (6, sums_in_chunks),
     (OF_COMMON, moments),
     (OF_COMMON, nadam),
-    (OF_COMMON, attended),
     (OF_COMMON, matches),
     (OF_COMMON, gathered_rows),
 ]
 
 
 def module_of(kernel):
-    modules = activation, attention, batches, linear, loss, normalization, optimizer, sums
+    modules = activation, batches, linear, loss, normalization, optimizer, sums
     return next(module for module in modules if module.__name__ == kernel.reference.__module__)
 
 

@@ -3,9 +3,14 @@
 import numpy as np
 import pytest
 
-from gpukeras.ops import attention
+from gpukeras.autograd.tape import Tape
+from gpukeras.backend import cuda, devices, dtypes
+from gpukeras.ops import attention, convert_to_tensor
 from gpukeras.testing import check_gradients
+from tests.emulator import compile as emulator
 from tests.helpers import assert_close, values
+
+pytest_plugins = ["tests.fake_gpu"]
 
 
 def formula(query, key, value, bias=None, mask=None, scale=None, is_causal=False):
@@ -91,6 +96,46 @@ def test_masks_of_fewer_axes(device, rng):
 def test_large_scores_do_not_overflow(device):
     x = np.full((1, 3, 1, 2), 200.0, "float16")
     assert_close(attention.dot_product_attention(x, x, x, is_causal=True), x, dtype="float16")
+
+
+def with_gradients(arrays, **settings):
+    """y, and the gradients of query, key, value and bias for dy = 1, 2, 3, ..., as NumPy arrays."""
+    tensors = [None if a is None else convert_to_tensor(a) for a in arrays]
+    with Tape() as tape:
+        for tensor in tensors[:4]:
+            if tensor is not None:
+                tape.watch(tensor)
+        y = attention.dot_product_attention(*tensors, **settings)
+    seed = (np.arange(y.size).reshape(y.shape) % 7 - 3).astype(y.dtype)
+    gradients = tape.gradients([(y, devices.to_device(seed))], [t for t in tensors[:4] if t is not None])
+    return [devices.to_numpy(a) for a in (y.array, *gradients)]
+
+
+@pytest.mark.skipif(emulator.reason_to_skip() is not None, reason=str(emulator.reason_to_skip()))
+@pytest.mark.parametrize("key_heads", [4, 2])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("name", [*OPTIONS, "nothing"])
+def test_on_a_gpu_it_works_in_the_arrays_own_type(gpu_with_kernels, monkeypatch, rng, name, dtype, key_heads):
+    launches = []
+    launch = cuda.Source.launch
+
+    def noting(self, kernel, like, *args, **kwargs):
+        launches.append((kernel, like.dtype.name))
+        launch(self, kernel, like, *args, **kwargs)
+
+    monkeypatch.setattr(cuda.Source, "launch", noting)
+    settings = {"mask": np.zeros((2, 1, 5, 6), bool)} if name == "nothing" else options(rng, name)
+    given = [*inputs(rng, key_heads=key_heads), settings.pop("bias", None), settings.pop("mask", None)]
+    is_float = [a is not None and a.dtype != bool for a in given]
+    given = [a.astype(dtypes.as_dtype(dtype)) if f else a for a, f in zip(given, is_float, strict=True)]
+    found = with_gradients(given, **settings)
+    assert launches == [("attention_weights", dtype), ("scores_gradient", dtype)]
+    with devices.use_device("numpy"):
+        exact = [a.astype("float64") if f else a for a, f in zip(given, is_float, strict=True)]
+        expected = with_gradients(exact, **settings)
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype.name == dtype
+        assert_close(a, b, dtype=dtype, scale=1 if dtype == "float32" else 8)  # weights are rounded to 16 bits
 
 
 @pytest.mark.parametrize(
