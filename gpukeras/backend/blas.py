@@ -14,6 +14,7 @@ __all__ = [
     "OWN_THREADS",
     "add_scaled",
     "can_limit",
+    "finished_matmul",
     "matmul",
     "multiplies_unpacked",
     "one_thread",
@@ -68,6 +69,19 @@ def scaled_matmul(a, b, out, alpha=1.0, beta=0.0):
     if beta != 0:
         product += beta * out
     out[...] = product
+
+
+def finished_matmul(a, b, epilogue, vector, out=None):
+    """The product with an epilogue of `gemm.matmul` in the same pass; None where there is no such product.
+
+    Then nothing was computed: whoever calls has a kernel of its own for what comes after a product.
+    """
+    if devices.array_module(a).__name__ == "cupy":
+        from gpukeras.backend import gemm  # when first used
+
+        if gemm.can_multiply(a, b, out):
+            return gemm.matmul(a, b, out, epilogue=epilogue, vector=vector, in_one_pass=True)
+    return None
 
 
 # Multiplications of products that OpenBLAS would share among threads though one is better. A second thread that is

@@ -29,7 +29,7 @@ def _gives(dtype, out_dtype):
     return out_dtype.name in cublaslt.RESULTS.get(dtype.name, ())
 
 
-def matmul(a, b, out=None, *, alpha=1.0, beta=0.0, epilogue=None, vector=None):
+def matmul(a, b, out=None, *, alpha=1.0, beta=0.0, epilogue=None, vector=None, in_one_pass=False):
     """out ← alpha · a · b + beta · out, over the last two axes; the others are broadcast, views are not copied.
 
     Args:
@@ -41,6 +41,7 @@ def matmul(a, b, out=None, *, alpha=1.0, beta=0.0, epilogue=None, vector=None):
             `vector` (columns,), which is the gradient of a bias where out = xᵀ · dy; "sum_of_a" writes Σ over the
             columns of a into `vector` (rows,). Where a GPU has no such product, array code does the same.
         vector: The epilogue's vector, of the result's type.
+        in_one_pass: Whether nothing is computed, and None returned, where a GPU has no such product.
     """
     xp: Any = devices.array_module(a)
     if not can_multiply(a, b, out):
@@ -59,11 +60,13 @@ def matmul(a, b, out=None, *, alpha=1.0, beta=0.0, epilogue=None, vector=None):
     alignment = _alignment(*addresses)
     planned = _planned(_layout(a), _layout(b), _layout(result), epilogue, cublaslt.is_tf32_enabled(), alignment, device)
     if type(planned) is dict:
-        settings = {"alpha": alpha, "beta": beta, "epilogue": epilogue, "vector": vector}
+        settings = {"alpha": alpha, "beta": beta, "epilogue": epilogue, "vector": vector, "in_one_pass": in_one_pass}
         return _by_copies(xp, planned, a, b, result, settings)
     plan: Any
     plan, offsets = planned
     if plan is None:
+        if in_one_pass:
+            return None
         matmul(a, b, result, alpha=alpha, beta=beta)
         return _finish(xp, epilogue, vector, a, b, result)
     thread = threading.get_ident() if stream == _STREAM_OF_EACH_THREAD else None
@@ -90,7 +93,9 @@ def _by_copies(xp, copies, a, b, out, settings):
     result = xp.empty(out.shape, out.dtype)
     if settings["beta"] != 0:
         result[...] = out
-    out[...] = matmul(a, b, result, **settings)
+    if matmul(a, b, result, **settings) is None:
+        return None
+    out[...] = result
     return out
 
 

@@ -1,4 +1,4 @@
-"""Affine maps, with bias and rectifier in the same pass over many rows; sums over many rows."""
+"""Affine maps, with bias and rectifier in the same pass over many rows; their gradients, and sums over many rows."""
 
 import functools
 
@@ -8,7 +8,7 @@ from gpukeras.backend import blas, cuda, devices, threads
 from gpukeras.kernels import blocks
 from gpukeras.kernels.kernel import kernel
 
-__all__ = ["MANY_ROWS", "finish_on_gpu", "linear", "ones", "sum_of_rows"]
+__all__ = ["MANY_ROWS", "finish_on_gpu", "linear", "linear_gradients", "ones", "sum_of_rows"]
 
 _CUDA = cuda.Source("linear")
 
@@ -73,7 +73,10 @@ def linear(x, kernel, bias=None, is_rectified=False):
 
 @linear.cuda(strided=("x", "kernel"))
 def linear(x, kernel, bias=None, is_rectified=False):
-    return finish_on_gpu(blas.matmul(x, kernel), bias, is_rectified)
+    y = None
+    if bias is not None:
+        y = blas.finished_matmul(x, kernel, "relu_bias" if is_rectified else "bias", bias)
+    return finish_on_gpu(blas.matmul(x, kernel), bias, is_rectified) if y is None else y
 
 
 def finish_on_gpu(y, bias, is_rectified):
@@ -116,3 +119,72 @@ def sum_of_rows(x):
 def sum_of_rows(random, dtype):
     for rows in (3, 5000):
         yield (random((rows, 80), dtype) * rows**-0.5,)
+
+
+@kernel
+def linear_gradients(x, dy, places=(None, None), has_bias=True):
+    """xᵀ · dy and Σ dy over the rows: the gradients of a kernel and a bias, given that of what `linear` makes of them.
+
+    Args:
+        x: Array (rows, n).
+        dy: Array (rows, m).
+        places: Arrays (n, m) and (m,) that the results may be written to, of the type of x or a wider one; None for new
+            ones. A form may return others.
+        has_bias: Whether there is a bias; without, its gradient is None.
+    """
+    dkernel, dbias = places
+    if dkernel is None:
+        dkernel = blas.matmul(x.T, dy)
+    else:
+        blas.scaled_matmul(x.T, dy, dkernel)
+    if not has_bias:
+        return dkernel, None
+    if dbias is None:
+        return dkernel, dy.sum(axis=0)
+    dbias[...] = dy.sum(axis=0, dtype=dbias.dtype)
+    return dkernel, dbias
+
+
+@linear_gradients.cpu
+def linear_gradients(x, dy, places=(None, None), has_bias=True):
+    dkernel, dbias = places
+    dtype = dy.dtype
+    if (
+        dtype.char not in "fd"
+        or x.dtype != dtype
+        or not (dkernel is None or dkernel.dtype == dtype)
+        or not (dbias is None or dbias.dtype == dtype)
+    ):
+        return linear_gradients.reference(x, dy, places, has_bias)
+    dkernel = blas.matmul(x.T, dy, dkernel)
+    return dkernel, np.dot(ones(len(dy), dtype), dy, dbias) if has_bias else None
+
+
+@linear_gradients.cuda(strided=("x", "dy"))
+def linear_gradients(x, dy, places=(None, None), has_bias=True):
+    dkernel, dbias = places
+    dtype = x.dtype if dkernel is None else dkernel.dtype
+    if has_bias:
+        if dbias is None or dbias.dtype != dtype:
+            dbias = devices.array_module(x).empty(dy.shape[1], dtype)
+        made = blas.finished_matmul(x.T, dy, "sum_of_b", dbias, dkernel)
+        if made is not None:
+            return made, dbias
+    if dkernel is None:
+        dkernel = blas.matmul(x.T, dy)
+    else:
+        blas.scaled_matmul(x.T, dy, dkernel)
+    if not has_bias:
+        return dkernel, None
+    dbias[...] = sum_of_rows(devices.array_module(dy).ascontiguousarray(dy))
+    return dkernel, dbias
+
+
+@linear_gradients.samples
+def linear_gradients(random, dtype):
+    for rows in (3, 700):
+        x, dy = random((rows, 40), dtype), random((rows, 30), dtype) * rows**-0.5
+        yield x, dy
+        yield x, dy, (random((40, 30), dtype), random((30,), dtype))
+        yield x.T.copy().T, dy.T.copy().T, (None, random((30,), dtype))
+        yield x, dy, (random((40, 30), dtype), None), False

@@ -4,7 +4,8 @@ import math
 from typing import Any
 
 from gpukeras.autograd.op import op
-from gpukeras.backend import blas, devices, dtypes
+from gpukeras.autograd.scope import gradient_place
+from gpukeras.backend import devices, dtypes
 from gpukeras.kernels import attention as kernels
 from gpukeras.kernels import linear
 from gpukeras.ops.elementwise import as_float, promote, unbroadcast
@@ -166,12 +167,25 @@ def projection(x: Any, kernel: Any, bias: Any = None, /, axes=1):
         if needs.x:
             dx = unbroadcast(linear.linear(drows, matrix.T).reshape(x.shape), x)
         if needs.kernel:
-            dkernel = unbroadcast(blas.matmul(rows.T, drows).reshape(kernel.shape), kernel)
-        if needs.bias and bias is not None:
-            dbias = unbroadcast(linear.sum_of_rows(drows).reshape(bias.shape), bias)
+            places = gradient_place(kernel, rows, drows), gradient_place(bias, drows) if needs.bias else None
+            flat = [
+                None if a is None else a.reshape(shape) for a, shape in zip(places, (matrix.shape, -1), strict=True)
+            ]
+            dkernel, dbias = linear.linear_gradients(rows, drows, tuple(flat), needs.bias)
+            # What was written into a place is that place, of the variable's own shape.
+            dkernel = _of_shape_of(kernel, dkernel) if dkernel is not flat[0] else places[0]
+            if needs.bias:
+                dbias = _of_shape_of(bias, dbias) if dbias is not flat[1] else places[1]
+        elif needs.bias:
+            dbias = _of_shape_of(bias, linear.sum_of_rows(drows))
         return dx, dkernel, dbias
 
     return y.reshape(*x.shape[: x.ndim - axes], *m), backward
+
+
+def _of_shape_of(x, dx):
+    """A gradient with the axes of what it belongs to, and its type."""
+    return dx.reshape(x.shape).astype(x.dtype, copy=False)
 
 
 def _by_head(x, key_heads):

@@ -57,8 +57,12 @@ def linear(x, kernel, bias=None, /, is_rectified=False):
         if is_rectified:
             drows = relu_backward(drows, y)
         dx = kernels.linear(drows, kernel.T).reshape(x.shape) if needs.x else None
-        dkernel = blas.matmul(rows.T, drows, out=gradient_place(kernel, rows, drows)) if needs.kernel else None
-        dbias = kernels.sum_of_rows(drows) if needs.bias else None
+        dkernel = dbias = None
+        if needs.kernel:
+            places = gradient_place(kernel, rows, drows), gradient_place(bias, drows) if needs.bias else None
+            dkernel, dbias = kernels.linear_gradients(rows, drows, places, needs.bias)
+        elif needs.bias:
+            dbias = kernels.sum_of_rows(drows)
         return dx, dkernel, dbias
 
     return y if x.ndim == 2 else y.reshape(*x.shape[:-1], kernel.shape[-1]), backward

@@ -3,11 +3,16 @@ import pytest
 
 from gpukeras import ops
 from gpukeras.autograd.symbolic import KerasTensor
-from gpukeras.autograd.tensor import Tensor
-from gpukeras.backend import devices
+from gpukeras.autograd.tape import Tape
+from gpukeras.autograd.tensor import Tensor, Variable
+from gpukeras.backend import cublaslt, cuda, devices
+from gpukeras.ops.attention import projection
 from gpukeras.testing import check_gradients
+from tests.emulator import compile as emulator
 from tests.helpers import assert_close
 from tests.strict_device import forbid_host_reads
+
+pytest_plugins = ["tests.fake_gpu"]
 
 
 def normal(*shape, seed=0):
@@ -55,6 +60,55 @@ def test_linear_with_rectifier(shape, float_dtype, device):
     np.testing.assert_array_equal(y.numpy(), ops.relu(ops.linear(x, kernel, bias)).numpy())
     if 0 not in shape:
         check_gradients(lambda x, kernel, bias: ops.linear(x, kernel, bias, is_rectified=True), *arrays)
+
+
+def product_of(x, kernel, bias, is_rectified, name):
+    if name == "projection":
+        return projection(x, kernel, bias)
+    return ops.linear(x, kernel, bias, is_rectified=is_rectified)
+
+
+@pytest.mark.skipif(emulator.reason_to_skip() is not None, reason=str(emulator.reason_to_skip()))
+@pytest.mark.parametrize("refused", [set(), {"bias", "relu_bias", "sum_of_b"}])
+@pytest.mark.parametrize(("name", "is_rectified"), [("linear", False), ("linear", True), ("projection", False)])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_a_gpu_adds_biases_and_sums_their_gradients_within_products(
+    gpu_with_kernels, monkeypatch, refused, name, is_rectified, has_bias
+):
+    library = cublaslt._library()
+    library.refused.update(cublaslt.EPILOGUES[epilogue] for epilogue in refused)
+    launches = []
+    launch = cuda.Source.launch
+
+    def noting(self, kernel, like, *args, **kwargs):
+        launches.append(kernel)
+        launch(self, kernel, like, *args, **kwargs)
+
+    monkeypatch.setattr(cuda.Source, "launch", noting)
+    units = (4, 2) if name == "projection" else (8,)
+    values = [normal(*shape, seed=i).round() for i, shape in enumerate([(5, 2, 3), (3, *units), units])]
+    x, kernel, bias = [Variable(value.astype("float32")) for value in values]
+    bias = bias if has_bias else None
+    variables = [v for v in (x, kernel, bias) if v is not None]
+    places = {id(v.array): devices.to_device(np.full(v.shape, np.nan, "float32")) for v in variables[1:]}
+    wanted = list(places.values())
+    with Tape() as tape:
+        y = product_of(x, kernel, bias, is_rectified, name)
+    gradients = tape.gradients([(y, devices.to_device(np.ones(y.shape, "float32")))], variables, places)
+    assert all(d is place for d, place in zip(gradients[1:], wanted, strict=True))
+    assert len(library.launches) == 3
+    needs_finish = is_rectified and not has_bias or has_bias and bool(refused)
+    expected = ["finish"] * needs_finish + ["relu_backward"] * is_rectified
+    assert launches == expected + ["sum_of_rows"] * (has_bias and bool(refused))
+    with devices.use_device("numpy"):
+        given = [Tensor(value) for value in values[: 2 + has_bias]]
+        with Tape() as tape:
+            for tensor in given:
+                tape.watch(tensor)
+            exact = product_of(*given, *[None] * (3 - len(given)), is_rectified, name)
+        exact_gradients = tape.gradients([(exact, np.ones(exact.shape))], given)
+    for a, b in zip([y.array, *gradients], [exact.array, *exact_gradients], strict=True):
+        np.testing.assert_array_equal(devices.to_numpy(a), b)
 
 
 @pytest.mark.parametrize("axes", [0, 1, 2, ([1, 2], [1, 0]), ([0], [-1]), (1, 1)])
