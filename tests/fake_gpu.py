@@ -17,8 +17,10 @@ def gpu(monkeypatch):
     library = fake_cublaslt.Library()
     multiply = library.cublasLtMatmul
 
-    def launch(*arguments):
-        cupy.cuda.kernel(functools.partial(multiply, *arguments))
+    def launch(handle, description, *arguments):
+        library.next += 1  # a launch means what is described now: the plan's next product has another vector
+        library.objects[library.next] = dict(library.objects[description])
+        cupy.cuda.kernel(functools.partial(multiply, handle, library.next, *arguments))
         return 0
 
     library.cublasLtMatmul = launch

@@ -3,7 +3,7 @@
 import threading
 from typing import Any
 
-__all__ = ["commit", "current", "gradient_place", "setting", "transaction"]
+__all__ = ["commit", "current", "gradient_place", "setting", "transaction", "variables_change"]
 
 
 class _Scope(threading.local):
@@ -11,11 +11,14 @@ class _Scope(threading.local):
     trace: Any = None  # what writes down the ops of a step
     training: Any = None  # what a layer's call sees when nobody passed `training`
     autocast: Any = None  # dtype that float variables are read in, None for their own
+    reading: Any = None  # stands for the values that variables have now, while a tape records; see `variables_change`
     symbolic = False  # a layer's call is being traced for shapes: variables must not change
     layer: Any = None  # the outermost layer being called
     undo: Any = None  # list of (array, copy of its values) while a transaction runs
     is_committed = False  # the transaction may only run to its end now
-    places: Any = None  # id of a variable's array -> array for its gradient, while a tape walks back for an optimizer
+    # While a tape walks back for an optimizer: id of a variable's array -> array for its gradient; id of its copy in
+    # another dtype -> id of its array.
+    places: Any = None
     is_recording = False  # a step is being recorded into a graph: nothing is computed, so there is nothing to undo
     additions: Any = None  # what is added to numbers on a GPU at the end of a step (`autograd.additions`)
     interrupts = 0  # how often Ctrl-C was pressed and waits for the end of something
@@ -24,15 +27,41 @@ class _Scope(threading.local):
 current = _Scope()
 
 
-def gradient_place(array, *operands):
+def gradient_place(array, *operands, takes_wider=False):
     """Where a backward function may write the gradient of an array, if that is a variable's; else None.
 
     In a training step that is the optimizer's buffer, which spares it a copy. Asked a second time, for another op that
     uses the variable, there is no place any more; nor is there one where the operands have another type.
+
+    Args:
+        array: What the op was given: the variable's array, or its copy in the dtype of a mixed policy.
+        operands: The arrays of which the gradient will be made.
+        takes_wider: Whether the op can write its gradient, unrounded, into an array of a wider type than `array` has:
+            the variable's own in mixed precision.
     """
-    if current.places is None or any([operand.dtype != array.dtype for operand in operands]):
+    places = current.places
+    if places is None:
         return None
-    return current.places.pop(id(array), None)
+    key = id(array)
+    place = places.get(key)
+    if type(place) is int:
+        key, place = place, places.get(place)
+    if place is None:
+        return None
+    dtype = array.dtype
+    for operand in operands:
+        if operand.dtype != dtype:
+            return None
+    if place.dtype != dtype and not (takes_wider and place.dtype.itemsize > dtype.itemsize):
+        return None
+    del places[key]
+    return place
+
+
+def variables_change():
+    """Variables are written to: where a tape records, copies of them in another dtype are made anew from here on."""
+    if current.reading is not None:
+        current.reading = object()
 
 
 # Both are classes, not generators: in these methods an interrupt waits (see training/interrupts.py), so that it

@@ -23,6 +23,8 @@ class Tape:
         self.watches_variables = watches_variables
 
     def __enter__(self):
+        if not current.tapes:
+            current.reading = object()
         current.tapes = (*current.tapes, self)
         return self
 
@@ -32,6 +34,8 @@ class Tape:
     def pause(self):
         """Stop recording."""
         current.tapes = tuple(tape for tape in current.tapes if tape is not self)
+        if not current.tapes:
+            current.reading = None
 
     def watch(self, tensor):
         """Track a Tensor from here on."""
@@ -53,7 +57,8 @@ class Tape:
         Args:
             targets: List of ``(tensor, seed array)``.
             sources: Tensors or Variables.
-            places: Dictionary from the id of a variable's array to an array that may become its gradient.
+            places: Dictionary from the id of a variable's array to an array that may become its gradient, and from the
+                id of its copy in another dtype to the id of its array.
         """
         current.places = places
         try:
@@ -98,6 +103,9 @@ class Tape:
 def add_gradient(known, owned, key, d):
     """Add to a gradient that is there already."""
     before = known[key]
+    if before.dtype.itemsize != d.dtype.itemsize:  # 16 bits, and float32 that an op wrote where the optimizer wants it
+        dtype = max(before.dtype, d.dtype, key=lambda dtype: dtype.itemsize)
+        before, d = before.astype(dtype, copy=False), d.astype(dtype, copy=False)
     if key in owned and before.dtype == d.dtype:
         before += d
         known[key] = before  # NumPy gives scalars for shape (), which += does not change

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpukeras.autograd.scope import current
+from gpukeras.autograd.scope import current, variables_change
 from gpukeras.backend import devices, dtypes
 
 __all__ = ["Tensor", "Variable", "convert_to_array", "increase", "numpy_functions"]
@@ -244,6 +244,7 @@ class Variable(Tensor):
         self.regularizer: Any = None
         self.constraint: Any = None
         self.overwrite_with_gradient = False
+        self._place: Any = None  # the flat buffer that `array` is a view of, and its number there
         self._starts_trainable = trainable
 
     @property
@@ -284,13 +285,24 @@ class Variable(Tensor):
         if current.undo is not None:
             current.undo.append((self.array, self.array.copy()))
         self.array[...] = array
+        if self._place is not None:
+            variables_change()
 
     def in_dtype(self, dtype):
-        """The array as an op reads it: cast to `dtype` where the variable follows the layer's policy."""
+        """The array as an op reads it: cast to `dtype` where the variable follows the layer's policy.
+
+        While a tape records, variables that lie side by side in an optimizer's buffer are cast together, by one kernel,
+        when the first of them is read. Every later step has its copies in the same arrays.
+        """
         array = self.array
-        if self.autocast and array.dtype != dtype and dtypes.is_float(array.dtype):
-            return array.astype(dtype)
-        return array
+        if not self.autocast or array.dtype == dtype or not dtypes.is_float(array.dtype):
+            return array
+        reading, place = current.reading, self._place
+        if reading is not None and place is not None:
+            buffer, position = place
+            if buffer.views[position] is array:
+                return buffer.cast(dtype, reading).views[position]
+        return array.astype(dtype)
 
     def __array__(self, dtype=None, copy=None):
         return np.array(devices.to_numpy(self.array), dtype=dtype)

@@ -36,6 +36,8 @@ def matmul(a, b, out=None):
             if gemm.can_multiply(a, b, out):
                 return gemm.matmul(a, b, out)  # CuPy's own products cannot be recorded into a graph
         product = a @ b
+        if a.dtype.kind == "V" and out is None:
+            product = product.astype(a.dtype, copy=False)  # NumPy's own is float32
     elif a.dtype.kind == "V":  # bfloat16: NumPy has no product of its own for it
         product = np.matmul(a.astype(np.float32), b.astype(np.float32)).astype(a.dtype)
     elif a.ndim != 2 or b.ndim != 2:

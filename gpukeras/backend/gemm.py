@@ -29,7 +29,7 @@ def _gives(dtype, out_dtype):
     return out_dtype.name in cublaslt.RESULTS.get(dtype.name, ())
 
 
-def matmul(a, b, out=None, *, alpha=1.0, beta=0.0, epilogue=None, vector=None, in_one_pass=False):
+def matmul(a, b, out=None, *, alpha=1.0, beta=0.0, epilogue=None, vector=None, in_one_pass=False) -> Any:
     """out ← alpha · a · b + beta · out, over the last two axes; the others are broadcast, views are not copied.
 
     Args:

@@ -37,16 +37,19 @@ class FlatBuffer:
         array: The whole buffer (size,).
         views: One view per shape, in order.
         segments: ``(start, stop)`` of each view in `array`.
+        casts: dtype -> buffer of the same layout with the values in another type, see `cast`.
     """
 
-    def __init__(self, shapes, dtype):
+    def __init__(self, shapes, dtype, module=None):
         self.segments = []
+        self.casts = {}
+        self._values_of = {}  # dtype -> what stands for the values that are in `casts`
         end = 0
         for shape in shapes:
             size = math.prod(shape)
             self.segments.append((end, end + size))
             end += -(-size // ALIGNMENT) * ALIGNMENT
-        self.array = devices.default_module().zeros(end, dtype)
+        self.array = (module or devices.default_module()).zeros(end, dtype)
         self.views = [
             self.array[start:stop].reshape(shape) for (start, stop), shape in zip(self.segments, shapes, strict=True)
         ]
@@ -54,6 +57,23 @@ class FlatBuffer:
     def like(self):
         """Another buffer of the same layout, zero-filled."""
         return FlatBuffer([view.shape for view in self.views], self.array.dtype)
+
+    def cast(self, dtype, values):
+        """The buffer in another dtype, in arrays that stay where they are.
+
+        Args:
+            dtype: The type.
+            values: An object that stands for what the buffer holds now: where it is another than at the last call, all
+                is cast, by one kernel.
+        """
+        buffer = self.casts.get(dtype)
+        if buffer is None:
+            shapes = [view.shape for view in self.views]
+            buffer = self.casts[dtype] = FlatBuffer(shapes, dtype, devices.array_module(self.array))
+        if self._values_of.get(dtype) is not values:
+            buffer.array[...] = self.array
+            self._values_of[dtype] = values
+        return buffer
 
 
 # --- The process's allocator -----------------------------------------------------------------------------

@@ -167,15 +167,17 @@ def projection(x: Any, kernel: Any, bias: Any = None, /, axes=1):
         if needs.x:
             dx = unbroadcast(linear.linear(drows, matrix.T).reshape(x.shape), x)
         if needs.kernel:
-            places = gradient_place(kernel, rows, drows), gradient_place(bias, drows) if needs.bias else None
-            flat = [
-                None if a is None else a.reshape(shape) for a, shape in zip(places, (matrix.shape, -1), strict=True)
-            ]
-            dkernel, dbias = linear.linear_gradients(rows, drows, tuple(flat), needs.bias)
-            # What was written into a place is that place, of the variable's own shape.
-            dkernel = _of_shape_of(kernel, dkernel) if dkernel is not flat[0] else places[0]
+            at_kernel = gradient_place(kernel, rows, drows, takes_wider=True)
+            at_bias = gradient_place(bias, drows, takes_wider=True) if needs.bias else None
+            flat = (
+                None if at_kernel is None else at_kernel.reshape(matrix.shape),
+                None if at_bias is None else at_bias.reshape(-1),
+            )
+            dkernel, dbias = linear.linear_gradients(rows, drows, flat, needs.bias)
+            # What was written into a place is that place, which has the variable's own shape.
+            dkernel = _of_shape_of(kernel, dkernel) if dkernel is not flat[0] else at_kernel
             if needs.bias:
-                dbias = _of_shape_of(bias, dbias) if dbias is not flat[1] else places[1]
+                dbias = _of_shape_of(bias, dbias) if dbias is not flat[1] else at_bias
         elif needs.bias:
             dbias = _of_shape_of(bias, linear.sum_of_rows(drows))
         return dx, dkernel, dbias

@@ -217,7 +217,10 @@ def take(x, indices, /, axis=None):
         if along or axis is None:
             dx = add_rows(flat.shape[along], places.reshape(-1), rows)
             return xp.moveaxis(dx, 0, along).reshape(x.shape), None
-        return add_rows(len(x), places.reshape(-1), rows, gradient_place(x, rows)), None
+        place = gradient_place(x, rows, takes_wider=True)
+        if place is not None:
+            rows = rows.astype(place.dtype, copy=False)  # a batch's rows, where else the whole table would be cast
+        return add_rows(len(x), places.reshape(-1), rows, place), None
 
     return y, backward
 

@@ -59,8 +59,9 @@ def linear(x, kernel, bias=None, /, is_rectified=False):
         dx = kernels.linear(drows, kernel.T).reshape(x.shape) if needs.x else None
         dkernel = dbias = None
         if needs.kernel:
-            places = gradient_place(kernel, rows, drows), gradient_place(bias, drows) if needs.bias else None
-            dkernel, dbias = kernels.linear_gradients(rows, drows, places, needs.bias)
+            at_kernel = gradient_place(kernel, rows, drows, takes_wider=True)
+            at_bias = gradient_place(bias, drows, takes_wider=True) if needs.bias else None
+            dkernel, dbias = kernels.linear_gradients(rows, drows, (at_kernel, at_bias), needs.bias)
         elif needs.bias:
             dbias = kernels.sum_of_rows(drows)
         return dx, dkernel, dbias

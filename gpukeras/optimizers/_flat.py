@@ -136,7 +136,7 @@ def runs_of(groups, indices, is_layerwise):
 
 def _is_placed(variable):
     """Whether a variable's array is the view of a flat buffer that its `_place` names."""
-    place = getattr(variable, "_place", None)
+    place = variable._place
     return place is not None and place[0].views[place[1]] is variable.array
 
 
@@ -189,10 +189,24 @@ class Plan:
         for variable in self.constrained:  # before the first update, not in its middle
             _check_constraint(optimizer, variable)
         self._decaying = None
-        self._places = {id(variables[number].array): view for number, view in self.copies}
+        self._places: dict = {id(variables[number].array): view for number, view in self.copies}
+        self._buffers = {id(v._place[0]): v._place[0] for run in self.runs for v in run.variables}.values()
+        self._cast_count = 0
 
     def places(self):
-        """Where the gradients may be written at once: id of a variable's array -> view of the gradient buffer."""
+        """Where the gradients may be written at once.
+
+        Returns:
+            Dictionary from the id of a variable's array to a view of the gradient buffer, and from the id of its copy
+            in another dtype, which stays where it is, to the id of its array.
+        """
+        count = sum([len(buffer.casts) for buffer in self._buffers])
+        if count != self._cast_count:
+            self._cast_count = count
+            for buffer in self._buffers:
+                for cast in buffer.casts.values():
+                    for copy, view in zip(cast.views, buffer.views, strict=True):
+                        self._places[id(copy)] = id(view)
         return self._places.copy()
 
     def takes(self, grads):

@@ -11,7 +11,7 @@ import numpy as np
 
 from gpukeras import registry
 from gpukeras.autograd.additions import add
-from gpukeras.autograd.scope import commit, current, setting, transaction
+from gpukeras.autograd.scope import commit, current, setting, transaction, variables_change
 from gpukeras.autograd.symbolic import auto_name
 from gpukeras.autograd.tensor import Tensor, Variable, convert_to_array
 from gpukeras.backend import devices, dtypes
@@ -270,6 +270,7 @@ class Optimizer(State):
 
     def apply_plan(self, plan, gradients):
         """The part of `apply` behind the checks: update by gradients that the plan `takes`, or that were checked."""
+        variables_change()
         learning_rate = self._current_learning_rate()
         if plan.is_stepwise:  # an update_step of a user's may fail at any variable: keep the way back
             with transaction(), setting(tapes=(), autocast=None):

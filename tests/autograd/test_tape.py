@@ -6,7 +6,9 @@ from gpukeras import ops
 from gpukeras.autograd.scope import commit, current, setting, transaction
 from gpukeras.autograd.tape import Tape
 from gpukeras.autograd.tensor import Tensor, Variable
+from gpukeras.backend import devices, dtypes
 from gpukeras.optimizers._flat import Plan
+from tests.helpers import assert_close
 
 
 def gradient(y, sources, tape):
@@ -236,5 +238,129 @@ class TestGradientPlaces:
 
         found = weights()
         monkeypatch.setattr(Plan, "places", lambda self: None)
+        for a, b in zip(found, weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+class TestMixedPrecision:
+    """Variables of an optimizer are cast together, once a step, and get their gradients unrounded."""
+
+    BFLOAT16 = dtypes.as_dtype("bfloat16")
+
+    def placed(self, *shapes, autocast=True):
+        variables = [Variable(np.ones(shape, "float32"), autocast=autocast) for shape in shapes]
+        optimizer = keras.optimizers.SGD(1.0)
+        optimizer.build(variables)
+        optimizer.apply([devices.to_device(np.zeros(v.shape, "float32")) for v in variables], variables)
+        return optimizer, variables
+
+    def test_copies_are_views_of_one_cast(self, device):
+        _, (a, b) = self.placed((3, 2), (4,))
+        with Tape():
+            copy = a.in_dtype(self.BFLOAT16)
+            b.array[...] = 7.0  # too late: all were cast when the first was read
+            other = b.in_dtype(self.BFLOAT16)
+            assert a.in_dtype(self.BFLOAT16) is copy and copy.dtype == other.dtype == "bfloat16"
+            with Tape():
+                assert a.in_dtype(self.BFLOAT16) is copy
+            np.testing.assert_array_equal(devices.to_numpy(other).astype("float32"), np.ones(4))
+        with Tape():
+            assert a.in_dtype(self.BFLOAT16) is copy
+            np.testing.assert_array_equal(devices.to_numpy(other).astype("float32"), np.full(4, 7))
+        assert a.in_dtype(self.BFLOAT16) is not copy  # without a tape nobody says when values are new
+
+    @pytest.mark.parametrize("how", ["assign", "apply", "a failed transaction"])
+    def test_what_is_read_after_a_change_is_new(self, device, how):
+        optimizer, (a, b) = self.placed((3,), (2,))
+        fresh = Variable(np.ones(3))
+        with Tape():
+            before = devices.to_numpy(a.in_dtype(self.BFLOAT16)).astype("float32")
+            current_reading = current.reading
+            fresh.assign(np.zeros(3))  # no optimizer's
+            assert current.reading is current_reading
+            if how == "assign":
+                a.assign([3.0, 3.0, 3.0])
+            elif how == "apply":
+                optimizer.apply([devices.to_device(np.full(3, -2, "float32"))], [a])
+            else:
+                with pytest.raises(ZeroDivisionError), transaction():
+                    a.assign([5.0, 5.0, 5.0])
+                    inside = devices.to_numpy(a.in_dtype(self.BFLOAT16)).astype("float32")
+                    raise ZeroDivisionError
+                np.testing.assert_array_equal(inside, np.full(3, 5))
+            after = devices.to_numpy(a.in_dtype(self.BFLOAT16)).astype("float32")
+        np.testing.assert_array_equal(before, np.ones(3))
+        np.testing.assert_array_equal(after, np.full(3, 1 if how == "a failed transaction" else 3))
+
+    def test_variables_that_do_not_follow_the_policy_are_not_cast(self):
+        _, (a,) = self.placed((3,), autocast=False)
+        with Tape():
+            assert a.in_dtype(self.BFLOAT16) is a.array
+
+    @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+    def test_gradients_are_written_unrounded_where_the_optimizer_wants_them(self, device, policy):
+        keras.config.set_dtype_policy(policy)
+        dense = keras.layers.Dense(5)
+        project = keras.layers.EinsumDense("abc,cde->abde", (None, 2, 3), bias_axes="de")
+        embed = keras.layers.Embedding(7, 5)
+        x = keras.ops.convert_to_tensor(np.arange(6).reshape(2, 3) % 5)
+
+        def outputs():
+            return project(dense(embed(x)))
+
+        outputs()
+        variables = [*embed.weights, *dense.weights, *project.weights]
+        optimizer = keras.optimizers.SGD(0.0)
+        optimizer.build(variables)
+        zeros = [devices.to_device(np.zeros(v.shape, "float32")) for v in variables]
+        optimizer.apply(zeros, variables)
+        with Tape() as tape:
+            y = outputs()
+        places = optimizer.plan_of(variables).places()
+        wanted = [places[id(v.array)] for v in variables]
+        seed = np.random.default_rng(0).normal(size=y.shape).astype(y.dtype)
+        gradients = tape.gradients([(y, devices.to_device(seed))], variables, places)
+        assert all(d is place for d, place in zip(gradients, wanted, strict=True))
+        found = [devices.to_numpy(d).copy() for d in gradients]
+        short = dtypes.as_dtype(policy.removeprefix("mixed_"))
+        assert all(not np.array_equal(d, d.astype(short).astype("float32")) for d in found[1::2])
+        for d, e in zip(found, tape.gradients([(y, devices.to_device(seed))], variables), strict=True):
+            assert_close(d, e, dtype=short.name, scale=4)
+
+    def test_a_variable_that_is_read_in_two_types_has_one_place(self):
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        _, (kernel,) = optimizer, variables = self.placed((2, 2))
+        x = np.float32([[1, 2], [3, 5]])
+        with Tape() as tape:
+            y = ops.linear(Tensor(x), kernel)
+            with setting(autocast=self.BFLOAT16):
+                z = ops.linear(Tensor(x.astype(self.BFLOAT16)), kernel)
+        seeds = [(t, np.ones(t.shape, t.dtype)) for t in (y, z)]
+        (d,) = tape.gradients(seeds, variables, optimizer.plan_of(variables).places())
+        np.testing.assert_array_equal(d, 2 * np.float32([[4, 4], [7, 7]]))
+        assert d.dtype == "float32"
+
+    def test_training_is_the_same_with_copies_of_every_variable(self, device, monkeypatch):
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        monkeypatch.setattr(Plan, "places", lambda self: None)
+
+        def weights():
+            keras.utils.set_random_seed(1)
+            shared = keras.layers.Dense(4, activation="relu", kernel_regularizer="l2")
+            norm = keras.layers.BatchNormalization()
+            model = keras.Sequential([keras.Input((4,)), shared, norm, keras.layers.Dense(4), shared])
+            model.compile(keras.optimizers.Adam(0.1), "mse")
+            x = np.random.default_rng(0).normal(size=(12, 4)).astype("float32")
+            model.fit(x, x[::-1], batch_size=4, epochs=3, verbose=0)
+            return model.get_weights()
+
+        found = weights()
+        in_dtype = Variable.in_dtype
+
+        def alone(self, dtype):
+            with setting(reading=None):
+                return in_dtype(self, dtype)
+
+        monkeypatch.setattr(Variable, "in_dtype", alone)
         for a, b in zip(found, weights(), strict=True):
             np.testing.assert_array_equal(a, b)
