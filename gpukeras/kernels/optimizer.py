@@ -21,6 +21,7 @@ __all__ = [
     "adagrad",
     "adam",
     "adamax",
+    "adapt_scale",
     "copy_where",
     "decay",
     "ftrl",
@@ -33,6 +34,7 @@ __all__ = [
     "sgd",
     "sgd_momentum",
     "sum_of_squares",
+    "unscale",
     "update_where",
 ]
 
@@ -655,13 +657,16 @@ def copy_where(random, dtype):
 def update_where(condition, update, arrays):
     """Call `update()`, which writes into `arrays`, where the one truth value `condition` says so.
 
-    On the device, where the condition may not be read, the update always runs and is undone.
+    On the device, where the condition may not be read, the update always runs and is undone. What is needed for that is
+    copied where it will be, and only there: where the condition holds, no array is read or written but by the update.
     """
-    xp = devices.array_module(condition)
-    before = [array.copy() for array in arrays]
+    is_undone = ~condition
+    before = [devices.array_module(array).empty_like(array) for array in arrays]
+    for values, array in zip(before, arrays, strict=True):
+        copy_where(values, array, is_undone)
     update()
-    for array, values in zip(arrays, before, strict=True):
-        array[...] = xp.where(condition, array, values)
+    for values, array in zip(before, arrays, strict=True):
+        copy_where(array, values, is_undone)
 
 
 @update_where.cpu
@@ -679,3 +684,58 @@ def update_where(random, dtype):
             param[...] = param - grad
 
         yield _scalar(condition, bool), update, [param]
+
+
+# Loss scales.
+
+
+@kernel
+def unscale(grad, scale):
+    """grad ← grad / scale, in place; returns whether all of it was finite, as a truth value of shape ()."""
+    xp = devices.array_module(grad)
+    is_finite = xp.asarray(xp.isfinite(grad).all())
+    grad /= scale
+    return is_finite
+
+
+@unscale.cuda
+def unscale(grad, scale):
+    parts = devices.array_module(grad).empty((1, cuda.grid_of(grad)), cuda.wide_dtype(grad.dtype))
+    _CUDA.elementwise("unscale", grad, cuda.scalar(scale, grad.dtype), grad, parts)
+    return (_CUDA.total(parts, grad) == 0).reshape(())
+
+
+@unscale.samples
+def unscale(random, dtype):
+    for value in (1.0, np.inf, -np.inf, np.nan):
+        for grad, _ in _samples(random, dtype):
+            grad[grad.size // 2] = value
+            yield grad, _scalar(3.0, dtype)
+
+
+@kernel
+def adapt_scale(scale, counter, is_finite, growth_steps):
+    """Halve the scale after a step that was not finite, double it after `growth_steps` finite ones in a row, in place.
+
+    Args:
+        scale: Array of shape ().
+        counter: Array of shape (), int32: how many finite steps there were since the scale was changed.
+        is_finite: Truth value of shape ().
+        growth_steps: Number.
+    """
+    xp = devices.array_module(scale)
+    is_full = counter == growth_steps - 1
+    scale *= xp.where(is_finite, xp.where(is_full, 2.0, 1.0), 0.5)
+    counter[...] = xp.where(is_finite & ~is_full, counter + 1, 0)
+
+
+@adapt_scale.cuda
+def adapt_scale(scale, counter, is_finite, growth_steps):
+    _CUDA.launch("adapt_scale", scale, (1,), (1,), is_finite, growth_steps, scale, counter)
+
+
+@adapt_scale.samples
+def adapt_scale(random, dtype):
+    for is_finite in (False, True):
+        for counter in (0, 4, 5):
+            yield _scalar(8.0, dtype), _scalar(counter, "int32"), _scalar(is_finite, bool), 6

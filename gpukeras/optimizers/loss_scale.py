@@ -28,6 +28,12 @@ _DEFAULTS = {
 }
 
 
+def _are_finite(arrays):
+    """Truth value of shape (): whether no array holds inf or NaN."""
+    flags = [devices.array_module(array).isfinite(array).all() for array in arrays]
+    return functools.reduce(operator.and_, flags)
+
+
 @register("optimizer")
 class LossScaleOptimizer(Optimizer):
     """Another optimizer, with a loss scale that keeps float16 gradients from underflow.
@@ -114,12 +120,8 @@ class LossScaleOptimizer(Optimizer):
         arrays, kept = inner._read_gradients(grads, variables)  # fails before anything changes
         if not self.built:
             self.build(variables)
-        is_finite = self._are_finite(arrays)
-        scale, counter = self.dynamic_scale.array, self.step_counter.array
-        unscaled = [
-            array if variable.overwrite_with_gradient else array / scale
-            for array, variable in zip(arrays, kept, strict=True)
-        ]
+        scale = self.dynamic_scale.array
+        is_finite, unscaled = self._unscaled(arrays, kept, scale)
 
         def update():
             with setting(additions=None):  # what is undone must have been done
@@ -127,15 +129,29 @@ class LossScaleOptimizer(Optimizer):
 
         kernels.update_where(is_finite, update, inner._all_arrays())
         commit()
-        xp = devices.array_module(scale)
-        is_full = counter == self.dynamic_growth_steps - 1
-        scale *= xp.where(is_finite, xp.where(is_full, 2.0, 1.0), 0.5)
-        counter[...] = xp.where(is_finite & ~is_full, counter + 1, 0)
+        kernels.adapt_scale(scale, self.step_counter.array, is_finite, self.dynamic_growth_steps)
 
-    def _are_finite(self, arrays):
-        """Truth value of shape (): whether no gradient holds inf or NaN."""
-        flags = [devices.array_module(array).isfinite(array).all() for array in arrays]
-        return functools.reduce(operator.and_, flags)
+    def plan_of(self, variables):
+        """The inner optimizer's Plan: gradients may be written into its buffer, where they are divided by the scale."""
+        if not self.built or getattr(self.apply, "__func__", None) is not LossScaleOptimizer.apply:
+            return None
+        return self.inner_optimizer.plan_of(variables)
+
+    def _unscaled(self, arrays, variables, scale):
+        """Whether all gradients are finite, as a truth value of shape (), and the gradients divided by the scale."""
+        inner = self.inner_optimizer
+        if getattr(inner.apply, "__func__", None) is not Optimizer.apply:  # which may keep what it gets
+            pairs = list(zip(arrays, variables, strict=True))
+            return _are_finite(arrays), [a if v.overwrite_with_gradient else a / scale for a, v in pairs]
+        plan, arrays = inner._plan_for(variables), list(arrays)
+        for position, view in plan.copies:
+            if arrays[position] is not view:
+                view[...] = arrays[position]
+                arrays[position] = view
+        flags = [kernels.unscale(run.grad, scale) for run in plan.runs]
+        if plan.overwritten:
+            flags.append(_are_finite([arrays[position] for position, _ in plan.overwritten]))
+        return functools.reduce(operator.and_, flags), arrays
 
     def scale_loss(self, loss):
         return loss * (self.dynamic_scale if self.built else self.initial_scale)

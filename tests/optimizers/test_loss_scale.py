@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 
+import gpukeras as keras
 from gpukeras import optimizers
 from gpukeras.autograd.tensor import Tensor, Variable
 from gpukeras.backend import devices
+from gpukeras.training import step as training_step
+from gpukeras.training.data import to_batch
 from tests import strict_device
 from tests.helpers import assert_close
 
@@ -39,6 +42,64 @@ def test_steps_with_infinite_gradients_are_left_out(make, rng, device):
     for a, b in zip(inner.variables, plain.variables, strict=True):
         assert_close(a, b)
     assert int(optimizer.iterations) == int(plain.iterations)
+
+
+def test_gradients_are_divided_in_the_buffer_of_the_inner_optimizer(device):
+    optimizer = optimizers.LossScaleOptimizer(optimizers.SGD(0.5), initial_scale=8.0)
+    variables = [Variable(np.ones((3, 2), "float32")), Variable(np.ones(5, "float32"))]
+    assert optimizer.plan_of(variables) is None
+    grads = [devices.to_device(np.full(v.shape, 4, "float32")) for v in variables]
+    optimizer.apply(grads, variables)
+    assert_close(grads[0], np.full((3, 2), 4))  # what is given stays as it is
+    places = optimizer.plan_of(variables).places()
+    written = [places[id(v.array)] for v in variables]
+    for place in written:
+        place[...] = 4
+    optimizer.apply(written, variables)
+    for variable, place in zip(variables, written, strict=True):
+        assert_close(place, np.full(variable.shape, 0.5))
+        assert_close(variable, np.full(variable.shape, 0.5))
+
+
+def test_an_inner_optimizer_with_an_apply_of_its_own_gets_arrays_of_its_own():
+    class Keeping(optimizers.SGD):
+        kept = ()
+
+        def apply(self, grads, trainable_variables=None):
+            grads = list(grads)
+            self.kept = [*self.kept, grads[0]]
+            super().apply(grads, trainable_variables)
+
+    inner = Keeping(0.5)
+    optimizer, w = optimizers.LossScaleOptimizer(inner, initial_scale=4.0), Variable(np.ones(2, "float32"))
+    for value in (4.0, 8.0, np.inf):
+        optimizer.apply([np.full(2, value, "float32")], [w])
+        assert optimizer.plan_of([w]) is None
+    np.testing.assert_array_equal(inner.kept, [[1, 1], [2, 2]])
+    np.testing.assert_array_equal(w, [-0.5, -0.5])
+    assert optimizer.dynamic_scale.item() == 2
+
+
+def test_a_step_in_float16_reads_nothing_on_the_host(device):
+    keras.config.set_dtype_policy("mixed_float16")
+    inputs = keras.Input((6,), dtype="int32")
+    z = keras.layers.Embedding(7, 8)(inputs)
+    z = keras.layers.Flatten()(keras.layers.LayerNormalization()(z + keras.layers.MultiHeadAttention(2, 4)(z, z)))
+    z = keras.layers.Dense(1, dtype="float32")(keras.layers.Dense(5, activation="relu")(z))
+    model = keras.Model(inputs, z)
+    inner = optimizers.Adam(0.01, global_clipnorm=1.0)
+    model.compile(optimizers.LossScaleOptimizer(inner, 2.0**20, dynamic_growth_steps=2), "mse", metrics=["mae"])
+    rng = np.random.default_rng(0)
+    batch = to_batch((rng.integers(0, 7, (8, 6)), rng.standard_normal((8, 1)).astype("float32")))
+    training_step.train(model, *batch)
+    scales = []
+    for _ in range(12):
+        with strict_device.forbid_host_reads():
+            training_step.train(model, *batch)
+        scales.append(model.optimizer.dynamic_scale.item())
+    assert 0 < int(model.optimizer.iterations) < 13
+    assert np.diff(scales).min() < 0 < np.diff(scales).max()
+    assert all(np.isfinite(w).all() for w in model.get_weights())
 
 
 def test_learning_rate_is_the_inner_ones():
