@@ -22,6 +22,8 @@ def on_gpu(seed):
     device.install()
 
     def move(value):
+        if isinstance(value, tuple):
+            return tuple(move(item) for item in value)
         return device.EmulatorArray(value) if isinstance(value, np.ndarray) else value
 
     def call(kernel, *args):
@@ -56,14 +58,14 @@ class TestRows:
 
     def test_crossentropies(self, columns, on_gpu, rng):
         x, label = 3.0 * rng.standard_normal((9, columns)).astype("float32"), rng.integers(-1, columns + 1, 9)
-        place, is_class = loss.places(label.astype("int32"), columns)
-        wide = loss.sparse_crossentropy_of_logits.reference(x.astype("float64"), place, is_class)
-        found = on_gpu(loss.sparse_crossentropy_of_logits, x, place, is_class)
+        labels = loss.places(label.astype("int32"), columns)
+        wide = loss.sparse_crossentropy_of_logits.reference(x.astype("float64"), labels)
+        found = on_gpu(loss.sparse_crossentropy_of_logits, x, labels)
         for a, b in zip(found, wide, strict=True):
             assert_close(a, b, "float32")
         dy = rng.standard_normal(9).astype("float32")
-        wide = loss.sparse_crossentropy_of_logits_backward.reference(*wide[1:], place, is_class, dy.astype("float64"))
-        found = on_gpu(loss.sparse_crossentropy_of_logits_backward, *found[1:], place, is_class, dy)
+        wide = loss.sparse_crossentropy_of_logits_backward.reference(*wide[1:], labels, dy.astype("float64"))
+        found = on_gpu(loss.sparse_crossentropy_of_logits_backward, *found[1:], labels, dy)
         assert_close(found[0], wide, "float32")
 
     @pytest.mark.parametrize("is_centred", [True, False])
