@@ -14,12 +14,13 @@ import gpukeras as keras
 import gpukeras.kernels
 from bench import workloads
 from bench.gpu_products import tf32
-from bench.gpu_shared import Part, recorded
+from bench.gpu_shared import Part, recorded, with_cudnn
 from gpukeras import doctor
 from gpukeras.autograd.scope import setting
 from gpukeras.autograd.tape import Tape
-from gpukeras.backend import cuda, devices, dtypes, gemm
+from gpukeras.backend import cuda, cudnn, devices, dtypes, gemm
 from gpukeras.backend.graphs import Graph
+from gpukeras.kernels import attention, convolution
 from gpukeras.kernels.kernel import registered_kernels
 from gpukeras.training import step
 from gpukeras.training.data import to_batch
@@ -43,6 +44,10 @@ def run(bench):
         yield {"check": "doctor", "detail": str(finding)}
     for dtype in ("float32", "tf32", "float64", *SHORT):
         yield bench.row({"check": f"products, {dtype}"}, lambda dtype=dtype: _products(bench, dtype))
+    for dtype in ("float32", "tf32", *SHORT):
+        yield bench.row({"check": f"cuDNN's convolutions, {dtype}"}, lambda dtype=dtype: _convolutions(bench, dtype))
+    for dtype in SHORT:
+        yield bench.row({"check": f"cuDNN's attention, {dtype}"}, lambda dtype=dtype: _attention(bench, dtype))
     for name, check in (("forward", _forward), ("forward and backward", _both_ways)):
         yield bench.row({"check": f"captured {name}"}, lambda check=check: check(bench))
     for name in workloads.HEAVY[:2] if bench.is_tiny else workloads.WORKLOADS:
@@ -95,7 +100,8 @@ def _kernel(bench, kernel, dtype):
         given, launches = _moved(args, {}), []
         if not cuda.takes(dict(zip(kernel.parameters, given, strict=False)), kernel.strided):
             continue
-        with recorded(launches), _poisoned(bench.xp), tf32(False):  # kernels that multiply are compared in full
+        # Kernels that multiply are compared in full, and not what cuDNN computes in their place.
+        with recorded(launches), _poisoned(bench.xp), tf32(False), with_cudnn(False):
             result = kernel.meaning_of(kernel(*given))
         if not launches:
             continue  # the form declined
@@ -246,6 +252,67 @@ def _with_epilogue(epilogue, y, a, b, vector):
     elif epilogue == "gelu_bias":
         y = 0.5 * y * (1 + np.tanh((2 / np.pi) ** 0.5 * (y + 0.044715 * y**3)))
     return y, None
+
+
+# --- cuDNN ----------------------------------------------------------------------------------------------------
+
+
+def _without_cudnn():
+    """What a row says where there is nothing to check; None where there is."""
+    found = cudnn.version_or_reason()
+    return {"detail": found} if isinstance(found, str) else None
+
+
+def _convolutions(bench, kind):
+    """All that cuDNN has an engine for, of the kernels' samples, against float64."""
+    if (absent := _without_cudnn()) is not None:
+        return absent
+    dtype, worst, count, refused = "float32" if kind == "tf32" else kind, 0.0, 0, 0
+    for kernel, function in (
+        (convolution.convolve, lambda args: cudnn.convolve(*args[:3])),
+        (convolution.convolve_input_gradient, lambda args: cudnn.input_gradient(*args[:4])),
+        (convolution.convolve_kernel_gradient, lambda args: cudnn.kernel_gradient(*args)),
+    ):
+        for args in _samples(kernel, dtype):
+            if len(args) > 4 or not args[0].size or (kernel is convolution.convolve and len(args) > 3):
+                continue  # with a bias, which kernels of ours add
+            with tf32(kind == "tf32"), _poisoned(bench.xp):
+                found = function(_moved(args, {}))
+            if found is None:
+                refused += 1
+                continue
+            excess = _excess(devices.to_numpy(found), _reference(kernel, args, dtype, "float64")[-1], dtype)
+            # TF32 has float16's digits; entries near zero are sums of terms near one.
+            allowed = 10 * (TOLERANCES["float16"][0] / TOLERANCES["float32"][0] if kind == "tf32" else 1)
+            worst, count = max(worst, excess), count + 1
+            if excess > allowed:
+                raise WrongError(f"{kernel.__name__}, sample {count}: {excess:.3g} times the tolerance")
+    if not count:
+        raise WrongError(f"cuDNN has no engine: {next(iter(cudnn.refusals().values()), 'no reason was given')}")
+    return {"detail": f"{count} results, at most {worst:.2g} of the tolerance; no engine for {refused}"}
+
+
+def _attention(bench, dtype):
+    """Outputs and gradients, causal and not, against float32."""
+    if (absent := _without_cudnn()) is not None:
+        return absent
+    rng, worst, shape = np.random.default_rng(28), 0.0, (2, 128, 4, 64)
+    for is_causal in (False, True):
+        host = [rng.standard_normal(shape).astype(dtypes.as_dtype(dtype)).transpose(0, 2, 1, 3) for _ in range(5)]
+        q, k, v, y, dy, dq, dk, dv = (bench.xp.asarray(a) for a in (*host, *host[:3]))
+        log_sums = cudnn.attention(q, k, v, y, 0.125, is_causal)
+        if log_sums is None or not cudnn.attention_gradients(q, k, v, y, log_sums, dy, 0.125, is_causal, dq, dk, dv):
+            raise WrongError(f"cuDNN has no engine: {next(iter(cudnn.refusals().values()), 'no reason was given')}")
+        wide = [a.astype(np.float32) for a in host]
+        exact = [np.empty_like(a) for a in wide[:3]]
+        kept = attention.attention.reference(*wide[:3], None, wide[3], 0.125, is_causal)
+        attention.attention_backward.reference(*wide[:4], *kept, wide[4], None, 0.125, is_causal, *exact)
+        for name, a, b in zip(("y", "dq", "dk", "dv"), (y, dq, dk, dv), (wide[3], *exact), strict=True):
+            excess = _excess(devices.to_numpy(a), b, dtype)
+            worst = max(worst, excess)
+            if excess > SCALE_OF_SHORT["attention_backward"]:
+                raise WrongError(f"{name}, causal {is_causal}: {excess:.3g} times the tolerance")
+    return {"detail": f"at most {worst:.2g} of the tolerance"}
 
 
 # --- Captured steps -------------------------------------------------------------------------------------------

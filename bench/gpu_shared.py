@@ -9,11 +9,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench import machine
+from gpukeras import config
 from gpukeras.backend import cuda, devices, dtypes, memory
 
-__all__ = ["Bench", "Clock", "Part", "Timing", "cupy_clock", "recorded", "wall_clock"]
+__all__ = ["Bench", "Clock", "Part", "Timing", "cupy_clock", "recorded", "wall_clock", "with_cudnn"]
 
 _SAMPLES = 9  # of a timing; the middle one is the median
+
+
+@contextlib.contextmanager
+def with_cudnn(enabled):
+    """Within the block, convolutions and attention may go through cuDNN, or not."""
+    before = config.is_cudnn_enabled()
+    config.enable_cudnn(enabled)
+    try:
+        yield
+    finally:
+        config.enable_cudnn(before)
 
 
 class Part(NamedTuple):

@@ -12,8 +12,8 @@ import gpukeras as keras
 from bench import gpu_peers, workloads
 from bench.gpu_models import MODELS
 from bench.gpu_products import import_torch, tf32, torch_clock
-from bench.gpu_shared import Part, wall_clock
-from gpukeras.backend import devices
+from bench.gpu_shared import Part, wall_clock, with_cudnn
+from gpukeras.backend import cudnn, devices
 from gpukeras.training import step
 from gpukeras.training.data import to_batch
 
@@ -45,6 +45,9 @@ def run(bench):
             for way, settings in WAYS.items():
                 cells = {"model": name, "type": policy, "engine": f"gpukeras {way}"}
                 yield bench.row(cells, lambda name=name, p=policy, s=settings: _timed(bench, name, p, s))
+            if isinstance(cudnn.version_or_reason(), int):
+                cells = {"model": name, "type": policy, "engine": "gpukeras own kernels"}
+                yield bench.row(cells, lambda name=name, policy=policy: _timed_without_cudnn(bench, name, policy))
             if torch is not None:
                 cells = {"model": name, "type": policy, "engine": "torch eager"}
                 yield bench.row(cells, lambda name=name, policy=policy: _torch(bench, torch, name, policy, False))
@@ -125,6 +128,12 @@ def _timed(bench, name, policy, settings):
     return cells | ({"note": f"not captured: {reasons[0]}"} if reasons else {})
 
 
+def _timed_without_cudnn(bench, name, policy):
+    """The captured step, where all others go through cuDNN as far as it has engines."""
+    with with_cudnn(False):
+        return _timed(bench, name, policy, WAYS["captured"])
+
+
 def _cells(timing, workload):
     per_sample = int(np.prod(workload.y.shape[1:], dtype=np.int64)) if workload.y.ndim > 1 else 1
     return timing.cells() | {
@@ -156,7 +165,7 @@ PART = Part(
     (
         ("model", "model", "{:<9}"),
         ("type", "type", "{:<15}"),
-        ("engine", "engine", "{:<18}"),
+        ("engine", "engine", "{:<20}"),
         ("batch", "batch", "{:6}"),
         ("ms", "ms", "{:9.3f}"),
         ("low_ms", "quartiles", "{:9.3f}"),

@@ -12,7 +12,7 @@ import re
 import sys
 from typing import NamedTuple
 
-from gpukeras.backend import devices, threads
+from gpukeras.backend import cudnn, devices, threads
 
 __all__ = ["Facts", "Finding", "diagnose", "examine", "exit_status", "main"]
 
@@ -34,6 +34,7 @@ class Facts:
         driver_error: What the driver answers when it is started, 0 for all well.
         visible: The value of CUDA_VISIBLE_DEVICES.
         headers, library: Where CUDA's headers and cuBLASLt are found, "" for nowhere.
+        cudnn: The optional cuDNN's version as a number, or why it cannot be used, with the cure.
         memory: Free and total bytes of the GPU.
         is_usable: Whether CuPy can compute here.
         message: The GPU's name, or why CuPy cannot.
@@ -54,6 +55,7 @@ class Facts:
     visible: str | None = None
     headers: str | None = None
     library: str | None = None
+    cudnn: int | str | None = None
     memory: tuple | None = None
     is_usable: bool = False
     message: str = ""
@@ -149,6 +151,19 @@ def _toolkit(facts):
     return Finding(f"CUDA's headers in {facts.headers}, cuBLASLt in {facts.library}")
 
 
+def _cudnn(facts):
+    """The optional library of convolutions and attention; doing without it is no fault."""
+    if not facts.is_usable or facts.cudnn is None:
+        return None
+    if isinstance(facts.cudnn, int):
+        release = f"{facts.cudnn // 10000}.{facts.cudnn // 100 % 100}.{facts.cudnn % 100}"
+        return Finding(f"Convolutions and attention of 16 bits go through cuDNN {release}")
+    reason, _, cure = facts.cudnn.partition("; ")
+    if "not installed" in reason:
+        return Finding(f"Convolutions and attention are gpukeras's own kernels; for cuDNN's: {cure}")
+    return Finding(reason, cure)
+
+
 def _memory(facts):
     """A GPU whose memory others hold."""
     if facts.memory is None:
@@ -179,7 +194,7 @@ def _verdict(facts):
 
 def diagnose(facts):
     """The report's lines, the verdict last. Where NumPy is asked for, the GPU is left out."""
-    of_gpu = () if facts.asked == "numpy" else (_driver, _cupy, _age, _toolkit, _memory)
+    of_gpu = () if facts.asked == "numpy" else (_driver, _cupy, _age, _toolkit, _cudnn, _memory)
     found = [diagnosis(facts) for diagnosis in (_installed, _products, *of_gpu, _verdict)]
     return [finding for finding in found if finding is not None]
 
@@ -233,6 +248,7 @@ def examine():
         visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
         headers=headers,
         library=library,
+        cudnn=cudnn.version_or_reason() if is_usable else None,
         memory=devices.gpu_memory() if asked in ("auto", "cupy") else None,
         is_usable=is_usable,
         message=message,

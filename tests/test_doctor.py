@@ -48,6 +48,20 @@ def test_all_is_well():
     ]
 
 
+def test_the_optional_cudnn():
+    def line(found):
+        (line,) = [line for line in report(cudnn=found) if "onvolution" in line or "cuDNN" in line]
+        return line
+
+    assert line(91002) == "ok  Convolutions and attention of 16 bits go through cuDNN 9.10.2"
+    absent = line("cuDNN's frontend is not installed; pip install 'gpukeras[cudnn]'")
+    assert absent == (
+        "ok  Convolutions and attention are gpukeras's own kernels; for cuDNN's: pip install 'gpukeras[cudnn]'"
+    )
+    assert line("cuDNN 90100 is older than 9.5; update it") == "!!  cuDNN 90100 is older than 9.5: update it"
+    assert report(cudnn=91002, is_usable=False, asked="auto") == report(is_usable=False, asked="auto")
+
+
 @pytest.mark.parametrize(
     ("changes", "text", "cure"),
     [

@@ -3,22 +3,30 @@
 Scores lie transposed, (keys, queries): maxima and sums over the keys then run along columns, whole rows at a time,
 which NumPy does twice as fast as along rows. The softmax is kept without its division, which is done where it is
 cheaper: on the outputs, whose last axis is the short one of a head. On a GPU a warp or a block has a whole row of
-scores (queries, keys) in its cache, and leaves the softmax itself, of which the others see the transposed view.
+scores (queries, keys) in its cache, and leaves the softmax itself, of which the others see the transposed view. The
+optional library cuDNN keeps no scores at all: it computes them again on the way back.
 
 On the CPU the work goes in blocks of pairs (example, head), for long sequences of queries too: the scores of a block
 are multiplied out, turned into weights and multiplied with the values before the next block comes.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpukeras.backend import blas, cuda, devices, memory, threads
+from gpukeras.backend import blas, cuda, cudnn, devices, memory, threads
 from gpukeras.kernels.kernel import kernel
 
 __all__ = ["HIDDEN", "attention", "attention_backward", "dtype_of_work", "hidden_in"]
 
 _CUDA = cuda.Source("attention")
+
+
+class LogSums(NamedTuple):
+    """What cuDNN keeps in place of the softmax: log Σ exp of each query's scores."""
+
+    array: Any
+
 
 HIDDEN = -0.7 * float(np.finfo(np.float32).max)  # the score of a key that is hidden from a query, in any dtype
 
@@ -38,7 +46,7 @@ def attention(q, k, v, offset, y, scale, is_causal=False):
 
     Returns:
         weights (batch, heads, keys, queries) and share (batch, heads, 1, queries), their product being the softmax; or
-        the softmax, of any strides, and None.
+        the softmax, of any strides, and None; or `LogSums` and None.
     """
     xp = devices.array_module(q)
     weights = blas.matmul(k, (q * scale).swapaxes(-1, -2))
@@ -96,19 +104,26 @@ def attention(q, k, v, offset, y, scale, is_causal=False):
 
 @attention.cuda(strided=("q", "k", "v", "offset", "y"))
 def attention(q, k, v, offset, y, scale, is_causal=False):
-    xp = devices.array_module(q)
+    if q[..., 0].size > cuda.MAX_INDEX or (offset is not None and offset.dtype != q.dtype):
+        return NotImplemented
+    if offset is None and (sums := cudnn.attention(q, k, v, y, scale, is_causal)) is not None:
+        return LogSums(sums), None
+    weights = _softmax_on_gpu(q, k, offset, scale, is_causal)
+    blas.scaled_matmul(weights, v, y)
+    return weights.swapaxes(-1, -2), None
+
+
+def _softmax_on_gpu(q, k, offset, scale, is_causal):
+    """softmax(scale · q · kᵀ + offsetᵀ), contiguous (batch, heads, queries, keys)."""
     batch, heads, queries, _ = q.shape
     keys = k.shape[2]
-    if batch * heads * queries > cuda.MAX_INDEX or (offset is not None and offset.dtype != q.dtype):
-        return NotImplemented
-    weights, steps = xp.empty((batch, heads, queries, keys), q.dtype), (0, 0, 0, 0)
+    weights, steps = devices.array_module(q).empty((batch, heads, queries, keys), q.dtype), (0, 0, 0, 0)
     blas.scaled_matmul(q, k.swapaxes(-1, -2), weights, scale)
     if offset is not None:
         offset, steps = _plain_with_steps(offset.swapaxes(-1, -2), weights.shape)
     settings = heads, queries, *steps, offset, is_causal, HIDDEN
     _CUDA.rows("attention_weights", weights, batch * heads * queries, keys, *settings, weights)
-    blas.scaled_matmul(weights, v, y)
-    return weights.swapaxes(-1, -2), None
+    return weights
 
 
 @attention.meaning
@@ -248,6 +263,10 @@ def _add_product(a, b, total, is_first):
 @attention_backward.cuda(strided=("q", "k", "v", "y", "weights", "dy", "is_sighted", "dq", "dk", "dv", "dscores"))
 def attention_backward(q, k, v, y, weights, share, dy, is_sighted, scale, is_causal, dq, dk, dv, dscores=None):
     xp = devices.array_module(q)
+    if isinstance(weights, LogSums):
+        if cudnn.attention_gradients(q, k, v, y, weights.array, dy, scale, is_causal, dq, dk, dv):
+            return None
+        weights = _softmax_on_gpu(q, k, None, scale, is_causal).swapaxes(-1, -2)
     batch, heads, keys, queries = weights.shape
     if batch * heads * queries > cuda.MAX_INDEX:
         return NotImplemented

@@ -7,14 +7,15 @@
 columns of x are one row per place of y with everything that its window sees; y is their product
 with the weights as a matrix, and the weights' gradient the product of their transpose with dy.
 
-How the CPU walks over columns, and back from them, is in `gpukeras.kernels.columns`.
+How the CPU walks over columns, and back from them, is in `gpukeras.kernels.columns`. On a GPU the optional library
+cuDNN computes what it has an engine for; what is one matrix product over x as it lies needs none.
 """
 
 import math
 
 import numpy as np
 
-from gpukeras.backend import blas, cuda, devices, memory, threads
+from gpukeras.backend import blas, cuda, cudnn, devices, memory, threads
 from gpukeras.kernels import blocks, columns
 from gpukeras.kernels.activation import relu_backward
 from gpukeras.kernels.columns import join_matrices, matrices_of, mirrored, places_of, split
@@ -73,6 +74,8 @@ def convolve(x, weights, windows, bias=None, is_rectified=False):
 
 @convolve.cuda(strided=("weights",))
 def convolve(x, weights, windows, bias=None, is_rectified=False):
+    if not windows.is_pointwise and (y := cudnn.convolve(x, weights, windows)) is not None:
+        return finish_on_gpu(y, bias, is_rectified)
     if not _is_for_gpu(x, windows):
         return NotImplemented
     filters, groups = weights.shape[-1], x.shape[-1] // weights.shape[-2]
@@ -125,6 +128,8 @@ def convolve_input_gradient(dy, weights, windows, groups, bias=None, is_rectifie
 
 @convolve_input_gradient.cuda(strided=("dy", "weights"))
 def convolve_input_gradient(dy, weights, windows, groups, bias=None, is_rectified=False):
+    if not windows.is_pointwise and (dx := cudnn.input_gradient(dy, weights, windows, groups)) is not None:
+        return finish_on_gpu(dx, bias, is_rectified)
     channels = groups * weights.shape[-2]
     dx = devices.array_module(dy).empty((dy.shape[0], *windows.space, channels), dy.dtype)
     if not _is_for_gpu(dx, windows):
@@ -161,6 +166,8 @@ def convolve_kernel_gradient(x, dy, windows, groups):
 
 @convolve_kernel_gradient.cuda(strided=("dy",))
 def convolve_kernel_gradient(x, dy, windows, groups):
+    if not windows.is_pointwise and (d := cudnn.kernel_gradient(x, dy, windows, groups)) is not None:
+        return d
     if not x.size or not _is_for_gpu(x, windows):
         return NotImplemented
     d = None

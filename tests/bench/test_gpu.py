@@ -10,9 +10,11 @@ import gpukeras as keras
 from bench import gpu as command
 from bench import gpu_check, gpu_kernels, gpu_peers, gpu_shared, workloads
 from bench.gpu_models import MODELS
-from gpukeras.backend import devices
-from gpukeras.kernels import activation
+from gpukeras import config
+from gpukeras.backend import cudnn, devices
+from gpukeras.kernels import activation, convolution
 from gpukeras.kernels.kernel import registered_kernels
+from tests import fake_cudnn
 from tests.emulator import compile as emulator
 from tests.helpers import assert_close
 
@@ -247,3 +249,40 @@ def test_the_step_in_pytorch_trains(name, policy):
         network, _, _ = gpu_peers._network(torch, name, "tiny")
         count = sum(math.prod(variable.shape) for variable in workload.model.trainable_variables)
         assert sum(parameter.numel() for parameter in network.parameters()) == count
+
+
+@needs_emulator
+class TestCudnn:
+    @pytest.fixture(autouse=True)
+    def installed(self, gpu_with_kernels, monkeypatch):
+        fake_cudnn.install(monkeypatch, gpu_with_kernels.kernel)
+        monkeypatch.setattr(cudnn, "version_or_reason", lambda: 91002)
+
+    def test_checks(self):
+        bench = gpu_shared.Bench(is_tiny=True)
+        for kind in ("float32", "tf32", "float16"):
+            assert "results, at most" in gpu_check._convolutions(bench, kind)["detail"]
+        assert "at most" in gpu_check._attention(bench, "bfloat16")["detail"]
+        # Kernels are checked without it.
+        assert gpu_check._kernel(bench, convolution.convolve, "float32")
+        assert config.is_cudnn_enabled()
+
+    def test_what_is_wrong_is_found(self, monkeypatch):
+        bench, right = gpu_shared.Bench(is_tiny=True), fake_cudnn.kernel_gradient
+        monkeypatch.setattr(fake_cudnn, "kernel_gradient", lambda x, dy, d, window: right(x, dy * 1.001, d, window))
+        with pytest.raises(gpu_check.WrongError, match="convolve_kernel_gradient, sample"):
+            gpu_check._convolutions(bench, "float32")
+        fake_cudnn.refused |= {"conv_fprop", "conv_dgrad", "conv_wgrad", "sdpa_backward"}
+        with pytest.raises(gpu_check.WrongError, match="cuDNN has no engine: No engine for conv_fprop"):
+            cudnn._planned.cache_clear()
+            gpu_check._convolutions(bench, "float32")
+        with pytest.raises(gpu_check.WrongError, match="cuDNN has no engine"):
+            gpu_check._attention(bench, "float16")
+
+    def test_steps_with_and_without_it(self, capsys, monkeypatch):
+        for name in set(MODELS) - {"convnet"}:
+            monkeypatch.delitem(MODELS, name)
+        assert command.main(["steps", *QUICKLY]) == 0
+        printed = capsys.readouterr().out
+        assert printed.count("gpukeras own kernels") == 2 and "FAILED" not in printed
+        assert {"conv_fprop", "conv_wgrad"} <= {graph.operation for graph in fake_cudnn.graphs}
