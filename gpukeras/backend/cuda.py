@@ -23,7 +23,9 @@ __all__ = [
     "THREADS",
     "add_launcher",
     "blocks_of",
+    "cells_of",
     "compile_options",
+    "divisor",
     "geometry",
     "grid_of",
     "has_places",
@@ -42,7 +44,11 @@ MAX_BLOCKS = 1024  # of a kernel that strides over its elements: an H100's 132 p
 MAX_INDEX = 2**31 - 1  # what a kernel can take that divides indices, since only divisions of 32 bits are fast
 
 _LONG_ROW = 1024  # elements up to which a warp works on a row, 32 a thread; a block of 256 threads on a longer one
-_CHUNK = 64  # rows, at least, that a block sums up
+_HELD = 32  # numbers of rows that a thread keeps in registers, as common.cuh has it
+_ACROSS, _DOWN = 8, THREADS // 8  # threads of a block that sums over rows: each has 16 bytes of 32 rows in turn
+_CHUNK = 256  # rows, at least, that such a block sums up: less time than another kernel takes to start
+_STRIP = 8  # columns of a thread that has the same ones of many rows, as normalization.cu has it,
+_STRIP_ROWS, _STRIP_BLOCKS = 16, 512  # rows, at least, that it has, and blocks, at most
 
 _NULL = np.uint64(0)  # the null pointer
 
@@ -215,10 +221,19 @@ class Source:
         """
         self.elementwise(name, like, channels, geometry(windows, devices.array_module(like)), *args)
 
-    def rows(self, name, like, rows, columns, *args):
-        """Run a kernel on rows: a warp has a short row, a block a long one. It takes their number and length first."""
-        block = (32, THREADS // 32) if columns <= _LONG_ROW else (THREADS, 1)
+    def rows(self, name, like, rows, columns, *args, held=None):
+        """Run a kernel on rows: a warp has a short row, a block a long one. It takes their number and length first.
+
+        Args:
+            held: Number of arrays whose row the kernel keeps in registers, where they suffice: it is given as many
+                warps for a row, and all threads of a block must meet where those of a row do.
+        """
+        if held is None:
+            threads = 32 if columns <= _LONG_ROW else THREADS
+        else:
+            threads = _threads_for(held * columns, _HELD)
         if rows and columns:
+            block = threads, THREADS // threads
             self.launch(name, like, (-(-rows // block[1]),), block, rows, columns, *args)
 
     def columns(self, name, like, rows, columns, count, *args, join="sum_of_chunks", join_args=()):
@@ -229,17 +244,44 @@ class Source:
         takes the number of rows, chunks and columns, `join_args`, and both arrays.
         """
         xp = devices.array_module(like)
-        tiles = -(-columns // 32)
+        tiles = -(-columns // (_ACROSS * lanes(like.dtype)))
         chunks = max(1, min(rows // _CHUNK, MAX_BLOCKS // max(tiles, 1), MAX_BLOCKS))
         out = xp.empty((count, columns), like.dtype)
         parts = None if chunks == 1 else xp.empty((count, chunks, columns), wide_dtype(like.dtype))
         if columns:
-            block, result = (32, 8), out if parts is None else None
-            self.launch(name, like, (tiles, chunks), block, rows, columns, *args, parts, result)
+            result = out if parts is None else None
+            self.launch(name, like, (tiles, chunks), (_ACROSS, _DOWN), rows, columns, *args, parts, result)
             if parts is not None:
-                grid = (tiles, count) if join == "sum_of_chunks" else (tiles,)
-                self.launch(join, like, grid, block, rows, chunks, columns, *join_args, parts, out)
+                self._join(join, like, rows, *join_args, parts, out)
         return out
+
+    def strips(self, name, like, rows, columns, count, *args):
+        """Run a kernel whose threads have the same 8 columns of all their rows, and sum over rows beside other work.
+
+        What it takes and what is returned is as with `columns`. None where a row has more than a block's threads can,
+        or an array more than 32 bits can count.
+        """
+        if columns > THREADS * _STRIP or rows * columns > MAX_INDEX:
+            return None
+        xp = devices.array_module(like)
+        threads = _threads_for(columns, _STRIP)
+        block = threads, THREADS // threads
+        blocks = min(max(rows // (_STRIP_ROWS * block[1]), 1), _STRIP_BLOCKS)
+        out = xp.empty((count, columns), like.dtype)
+        parts = None if blocks == 1 else xp.empty((count, blocks, columns), wide_dtype(like.dtype))
+        if columns:
+            result = out if parts is None else None
+            self.launch(name, like, (blocks,), block, rows, columns, *args, parts, result)
+            if parts is not None:
+                self._join("sum_of_chunks", like, rows, parts, out)
+        return out
+
+    def _join(self, name, like, rows, *args):
+        """Run the kernel that joins chunks of rows (count, chunks, columns), the last but one of its arguments."""
+        count, chunks, columns = args[-2].shape
+        tiles = -(-columns // _ACROSS)
+        grid = (tiles, count) if name == "sum_of_chunks" else (tiles,)
+        self.launch(name, like, grid, (_ACROSS, _DOWN), rows, chunks, columns, *args)
 
     def total(self, parts, like):
         """The sums (count,) of the rows of a kernel's partial sums (count, blocks), by one block each."""
@@ -252,9 +294,24 @@ class Source:
 def geometry(windows, xp):
     """The numbers of windows (`kernels.windows.Windows`) over three axes, the first of which may have size 1."""
     missing = 3 - len(windows.space)
-    kinds = windows.space, windows.grid, windows.size, windows.strides, windows.dilation
-    numbers = [n for kind in kinds for n in (*(1,) * missing, *kind)]
-    return xp.asarray(np.array([*numbers, *(0,) * missing, *windows.lows], np.int32))
+    divisors = windows.space, windows.grid, cells_of(windows), windows.strides
+    numbers = [n for kind in divisors for size in (*(1,) * missing, *kind) for n in divisor(size)]
+    numbers += [n for kind in (windows.size, windows.dilation) for n in (*(1,) * missing, *kind)]
+    return xp.asarray(np.array([*numbers, *(0,) * missing, *windows.lows], np.uint32).view(np.int32))
+
+
+def cells_of(windows):
+    """Cells along each axis: the places from one window's first to before the next one's."""
+    return tuple(
+        -(-(n + low) // stride) for n, low, stride in zip(windows.space, windows.lows, windows.strides, strict=True)
+    )
+
+
+def divisor(size):
+    """Numbers d, m and s, for n // d = (n m // 2³² + n) >> s of all n < 2³¹ (Granlund and Montgomery 1994)."""
+    size = max(size, 1)  # an axis of no places has no numbers to divide
+    shift = (size - 1).bit_length()
+    return size, ((2**shift - size) << 32) // size + 1, shift
 
 
 def has_places(windows, *arrays):
@@ -270,6 +327,14 @@ def parameters_of(text):
     return found
 
 
+def _threads_for(columns, most):
+    """Threads for a row: warps, 1, 2, 4 or 8, that have at most so many columns each, where 8 suffice."""
+    threads = 32
+    while threads < THREADS and columns > most * threads:
+        threads *= 2
+    return threads
+
+
 def _numpy_type(name, dtype):
     if name == "real":
         return dtype
@@ -282,6 +347,7 @@ _TYPES = {
     "float": np.dtype("float32"),
     "index": np.dtype("int64"),
     "int": np.dtype("int32"),
+    "int16": np.dtype("int16"),
     "int8": np.dtype("int8"),
     "uint32": np.dtype("uint32"),
 }

@@ -12,24 +12,43 @@ KERNEL relu_backward(index n, const real* dy, const real* y, real* dx) {
   elementwise(n, [](wide d, wide v, wide& out) { out = d * wide(v > 0); }, reads(dy), reads(y), writes(dx));
 }
 
+// Phi(x), and exp(-x^2 / 2). erfc(-x / sqrt(2)) / 2 keeps its digits where x is far below 0, as 1 + erf(x / sqrt(2)) does not.
+//
+// For 16 bits a polynomial in u = 1 / (1 + 0.31 |x|) does: times exp(-x^2 / 2) it is Phi(-|x|) to within 5e-6 of it for
+// |x| < 14, beyond which the result is 0 or 1. Fitted to the ratio of both on that range, for the smallest relative error.
+DEVICE wide normal_distribution(wide x, wide& density) {
+  if constexpr (sizeof(real) != 2) {
+    density = exponential(wide(-0.5) * x * x);
+    return wide(0.5) * complementary_error_function(x * wide(-0.70710678118654752));
+  }
+  density = exponential_to_real(wide(-0.5) * x * x);
+  wide u = quotient(1, 1 + wide(0.31) * absolute(x)), ratio = wide(-0.073929358);
+  ratio = ratio * u + wide(0.18045098);
+  ratio = ratio * u + wide(0.015744013);
+  ratio = ratio * u + wide(0.13343013);
+  ratio = ratio * u + wide(0.12044120);
+  ratio = (ratio * u + wide(0.12386071)) * u;
+  wide tail = ratio * density;
+  return x < 0 ? tail : 1 - tail;
+}
+
 // y <- x Phi(x);  slope <- Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi)
-// Phi(x) = erfc(-x / sqrt(2)) / 2 keeps its digits where x is far below 0, as 1 + erf(x / sqrt(2)) does not.
 KERNEL gelu(index n, const real* x, real* y, real* slope) {
   elementwise(n, [=](wide v, wide& out, wide& s) {
-    wide below = wide(0.5) * complementary_error_function(v * wide(-0.70710678118654752));
+    wide density, below = normal_distribution(v, density);
     out = v * below;
-    if (slope) s = below + v * exponential(wide(-0.5) * v * v) * wide(0.39894228040143268);
+    if (slope) s = below + v * density * wide(0.39894228040143268);
   }, reads(x), writes(y), writes(slope));
 }
 
-// y <- x (1 + tanh u) / 2,  u = c (x + 0.044715 x^3),  c = sqrt(2 / pi)
-// slope <- c x (1 + 3 0.044715 x^2) (1 - tanh^2 u) / 2 + (1 + tanh u) / 2
+// y <- x (1 + tanh u) / 2,  u = c (x + 0.044715 x^3),  c = sqrt(2 / pi);  (1 + tanh u) / 2 = s = 1 / (1 + exp(-2 u))
+// slope <- s + 2 c x (1 + 3 0.044715 x^2) s (1 - s)
 KERNEL gelu_by_tanh(index n, const real* x, real* y, real* slope) {
-  const wide c = wide(0.79788456080286536), a = wide(0.044715);
-  elementwise(n, [=](wide v, wide& out, wide& s) {
-    wide square = v * v, t = hyperbolic_tangent(v * (c + c * a * square));
-    out = wide(0.5) * v * (1 + t);
-    if (slope) s = wide(0.5) * c * v * (1 + 3 * a * square) * (1 - t * t) + wide(0.5) * (1 + t);
+  const wide c = wide(1.5957691216057307), a = wide(0.044715);  // twice the c above
+  elementwise(n, [=](wide v, wide& out, wide& d) {
+    wide square = v * v, e = exponential_to_real(-v * (c + c * a * square)), s = 1 / (1 + e);
+    out = v * s;
+    d = s + out * (c + 3 * c * a * square) * (1 - s);
   }, reads(x), writes(y), writes(slope));
 }
 
@@ -47,29 +66,51 @@ KERNEL silu(index n, const real* x, real* y, real* slope) {
   }, reads(x), writes(y), writes(slope));
 }
 
-// --- Softmax: one row for a warp or a block ----------------------------------------------------------------------
+// --- Softmax: a row for one warp or several ------------------------------------------------------------------------
 
 // y <- exp(x - max x) / sum of exp(x - max x), over a row; y may be x
 KERNEL softmax(index rows, index columns, const real* x, real* y) {
   index row = row_of_threads();
-  if (row >= rows) return;
   x = row_of(x, row, columns);
   y = row_of(y, row, columns);
-  wide largest = row_maximum(columns, x), sum = 0;
-  in_row(columns, [&](wide v) { sum += exponential(v - largest); }, reads(x));
+  HeldWide<HELD> held;
+  bool is_held = Held<HELD>::fits(columns) && are_aligned(x, y);
+  if (row >= rows) columns = 0;  // nothing to do, but all threads of the block meet
+  if (!is_held) {
+    wide largest = row_maximum(columns, x), sum = 0;
+    in_row(columns, [&](wide v) { sum += exponential_to_real(v - largest); }, reads(x));
+    wide scale = 1 / over_row<Sum>(sum);
+    in_row(columns, [&](wide v, wide& out) { out = exponential_to_real(v - largest) * scale; }, reads(x), writes(y));
+    return;
+  }
+  held.load(x, columns);
+  wide largest = -infinity(), sum = 0;
+  in_held_row(held, [&](wide v) { largest = maximum(largest, v); });
+  largest = over_row<Maximum>(largest);
+  in_held_row(held, [&](wide& v) { sum += v = exponential_to_real(v - largest); });
   wide scale = 1 / over_row<Sum>(sum);
-  in_row(columns, [&](wide v, wide& out) { out = exponential(v - largest) * scale; }, reads(x), writes(y));
+  in_held_row(held, [&](wide v, wide& out) { out = v * scale; }, writes(y));
 }
 
 // dx <- y (dy - sum of y dy), over a row; dx may be dy
 KERNEL softmax_backward(index rows, index columns, const real* y, const real* dy, real* dx) {
   index row = row_of_threads();
-  if (row >= rows) return;
   y = row_of(y, row, columns);
   dy = row_of(dy, row, columns);
   dx = row_of(dx, row, columns);
+  Held<HELD / 2> held, gradient;
+  bool is_held = held.fits(columns) && are_aligned(y, dy, dx);
+  if (row >= rows) columns = 0;  // nothing to do, but all threads of the block meet
   wide sum = 0;
-  in_row(columns, [&](wide v, wide d) { sum += v * d; }, reads(y), reads(dy));
+  if (!is_held) {
+    in_row(columns, [&](wide v, wide d) { sum += v * d; }, reads(y), reads(dy));
+    sum = over_row<Sum>(sum);
+    in_row(columns, [&](wide v, wide d, wide& out) { out = v * (d - sum); }, reads(y), reads(dy), writes(dx));
+    return;
+  }
+  held.load(y, columns);
+  gradient.load(dy, columns);
+  in_held_row(held, [&](wide v, wide d) { sum += v * d; }, gradient);
   sum = over_row<Sum>(sum);
-  in_row(columns, [&](wide v, wide d, wide& out) { out = v * (d - sum); }, reads(y), reads(dy), writes(dx));
+  in_held_row(held, [&](wide v, wide d, wide& out) { out = v * (d - sum); }, gradient, writes(dx));
 }

@@ -168,7 +168,7 @@ def softmax(x, y, axis=-1):
     rows = _rows_view(axis, x.shape)
     if rows is None or not cuda.is_plain(x, y):
         return NotImplemented
-    _CUDA.rows("softmax", x, *rows, x, y)
+    _CUDA.rows("softmax", x, *rows, x, y, held=1)
     return y
 
 
@@ -232,7 +232,7 @@ def softmax_backward(y, dy, dx, axis=-1):
     rows = _rows_view(axis, y.shape)
     if rows is None or not cuda.is_plain(y, dy, dx):
         return NotImplemented
-    _CUDA.rows("softmax_backward", y, *rows, y, dy, dx)
+    _CUDA.rows("softmax_backward", y, *rows, y, dy, dx, held=2)
     return dx
 
 

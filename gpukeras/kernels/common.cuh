@@ -10,6 +10,7 @@
 
 typedef long long index;
 typedef signed char int8;
+typedef short int16;
 typedef unsigned int uint32;
 
 #if defined(REAL_FLOAT64)
@@ -81,6 +82,9 @@ DEVICE wide error_function(wide x) { return erff(x); }
 DEVICE wide complementary_error_function(wide x) { return erfcf(x); }
 #endif
 
+// exp x to as many digits as `real` holds.
+DEVICE wide exponential_to_real(wide x) { return sizeof(real) == 2 ? wide(__expf(float(x))) : exponential(x); }
+
 DEVICE wide sigmoid(wide x) { return wide(1) / (wide(1) + exponential(-x)); }
 
 // base^exponent by repeated squaring, for 1 - base^exponent to keep its digits where powf loses some.
@@ -95,19 +99,26 @@ DEVICE wide whole_power(wide base, int exponent) {
 
 constexpr int LANES = 16 / sizeof(real);  // elements of the widest access that a thread can make
 
+// Whether arrays, of which some may not be there, begin where such accesses can.
+template <class... Types>
+DEVICE bool are_aligned(Types*... array) { return ((reinterpret_cast<unsigned long long>(array) % 16 == 0) && ...); }
+
 union Pack {
   uint4 bits;
   real at[LANES];
   DEVICE Pack() {}
 };
 
+constexpr int DEPTH = 4;  // accesses that a thread has under way where it sums over rows
+
 // An array of an elementwise kernel, and the elements of it that a thread has in hand. Null arrays read as zeros.
 template <bool is_read, bool is_written>
 struct Elements {
   real* array;
   wide value[LANES];
+  Pack fetched[DEPTH];
 
-  DEVICE bool is_aligned() const { return reinterpret_cast<unsigned long long>(array) % 16 == 0; }
+  DEVICE bool is_aligned() const { return are_aligned(array); }
 
   DEVICE void load(index pack) {
     if (!is_read || !array) {
@@ -126,9 +137,16 @@ struct Elements {
     for (int k = 0; k < LANES; ++k) p.at[k] = to_real(value[k]);
     reinterpret_cast<uint4*>(array)[pack] = p.bits;
   }
-  DEVICE void load_one(index i) { value[0] = is_read && array ? widen(array[i]) : wide(0); }
+  DEVICE void load_one(index i, int k = 0) { value[k] = is_read && array ? widen(array[i]) : wide(0); }
   DEVICE void store_one(index i) const {
     if (is_written && array) array[i] = to_real(value[0]);
+  }
+
+  // A load in two parts: several are under way where all are fetched before the first is taken.
+  DEVICE void fetch(int slot, index pack) { fetched[slot].bits = reinterpret_cast<const uint4*>(array)[pack]; }
+  DEVICE void take(int slot) {
+#pragma unroll
+    for (int k = 0; k < LANES; ++k) value[k] = widen(fetched[slot].at[k]);
   }
 };
 
@@ -147,6 +165,7 @@ DEVICE void for_elements(index first, index stride, index n, Function function, 
     for (int k = 0; k < LANES; ++k) function(arrays.value[k]...);
     (arrays.store(i), ...);
   }
+#pragma unroll 1
   for (index i = packs * LANES + first; i < n; i += stride) {
     (arrays.load_one(i), ...);
     function(arrays.value[0]...);
@@ -163,25 +182,54 @@ DEVICE void elementwise(index n, Function function, Arrays... arrays) {
   for_elements(thread_of_grid(), threads_of_grid(), n, function, arrays...);
 }
 
-// function(column, elements...) for arrays (rows, columns), n elements in all and fewer than 2^31.
+// A vector with one number for each column of the other arrays; none where it is missing: those numbers are zeros.
+struct OfColumns {
+  const real* array;
+  wide value[LANES];
+
+  DEVICE bool is_aligned() const { return are_aligned(array); }
+  DEVICE void load(int pack) {
+    Elements<true, false> elements = reads(array);
+    elements.load(pack);
+#pragma unroll
+    for (int k = 0; k < LANES; ++k) value[k] = elements.value[k];
+  }
+  DEVICE void load_one(int column) { value[0] = array ? widen(array[column]) : wide(0); }
+};
+DEVICE OfColumns of_columns(const real* x) { return {x}; }
+
+template <bool is_read, bool is_written>
+DEVICE void load_at(Elements<is_read, is_written>& x, index pack, int) { x.load(pack); }
+DEVICE void load_at(OfColumns& x, index, int pack) { x.load(pack); }
+template <bool is_read, bool is_written>
+DEVICE void load_one_at(Elements<is_read, is_written>& x, index i, int) { x.load_one(i); }
+DEVICE void load_one_at(OfColumns& x, index, int column) { x.load_one(column); }
+template <bool is_read, bool is_written>
+DEVICE void store_at(const Elements<is_read, is_written>& x, index pack) { x.store(pack); }
+DEVICE void store_at(const OfColumns&, index) {}
+template <bool is_read, bool is_written>
+DEVICE void store_one_at(const Elements<is_read, is_written>& x, index i) { x.store_one(i); }
+DEVICE void store_one_at(const OfColumns&, index) {}
+
+// function(elements...) for arrays (rows, columns), n elements in all and fewer than 2^31, and vectors `of_columns`.
 template <class Function, class... Arrays>
 DEVICE void by_column(index n, int columns, Function function, Arrays... arrays) {
-  index first = thread_of_grid(), stride = threads_of_grid();
-  index packs = (arrays.is_aligned() && ...) ? n / LANES : 0;
-  for (index i = first; i < packs; i += stride) {
-    (arrays.load(i), ...);
-    int column = int(unsigned(i * LANES) % unsigned(columns));
+  unsigned first = unsigned(thread_of_grid()), stride = unsigned(threads_of_grid()), count = unsigned(n);
+  if (columns % LANES == 0 && (arrays.is_aligned() && ...)) {
+    unsigned runs = unsigned(columns) / LANES, packs = count / LANES;
+    for (unsigned i = first; i < packs; i += stride) {
+      int run = int(i % runs);
+      (load_at(arrays, i, run), ...);
 #pragma unroll
-    for (int k = 0; k < LANES; ++k) {
-      function(column, arrays.value[k]...);
-      column = column + 1 == columns ? 0 : column + 1;
+      for (int k = 0; k < LANES; ++k) function(arrays.value[k]...);
+      (store_at(arrays, i), ...);
     }
-    (arrays.store(i), ...);
+    return;
   }
-  for (index i = packs * LANES + first; i < n; i += stride) {
-    (arrays.load_one(i), ...);
-    function(int(unsigned(i) % unsigned(columns)), arrays.value[0]...);
-    (arrays.store_one(i), ...);
+  for (unsigned i = first; i < count; i += stride) {
+    (load_one_at(arrays, i, int(i % unsigned(columns))), ...);
+    function(arrays.value[0]...);
+    (store_one_at(arrays, i), ...);
   }
 }
 
@@ -196,26 +244,38 @@ struct Maximum {
   static DEVICE wide join(wide a, wide b) { return maximum(a, b); }
 };
 
-// Over the 32 threads of a warp; all of them get the result.
+// Over the 32 threads of a warp, or over each `lanes` of them, a power of two; all of them get the result.
 template <class Operation>
-DEVICE wide over_warp(wide value) {
+DEVICE wide over_warp(wide value, int lanes = WARP) {
 #pragma unroll
   for (int distance = WARP / 2; distance > 0; distance /= 2)
-    value = Operation::join(value, __shfl_xor_sync(ALL_LANES, value, distance));
+    if (distance < lanes) value = Operation::join(value, __shfl_xor_sync(ALL_LANES, value, distance));
   return value;
 }
 
-// Over the threads that share a row: those of one threadIdx.y, a warp or the whole block. All of them get the result.
+// Each number over the threads that share a row: those of one threadIdx.y, a warp or several. All of them get the results.
+// All threads of a block must be there.
+template <class Operation, int count>
+DEVICE void all_over_row(wide (&value)[count]) {
+#pragma unroll
+  for (int i = 0; i < count; ++i) value[i] = over_warp<Operation>(value[i]);
+  if (blockDim.x == WARP) return;
+  __shared__ wide parts[count][THREADS / WARP];
+  int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, warps = blockDim.x / WARP, first = threadIdx.y * warps;
+  __syncthreads();  // someone may still read the parts of the call before
+#pragma unroll
+  for (int i = 0; i < count; ++i)
+    if (lane == 0) parts[i][first + warp] = value[i];
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < count; ++i) value[i] = over_warp<Operation>(parts[i][first + lane % warps], warps);
+}
+
 template <class Operation>
 DEVICE wide over_row(wide value) {
-  value = over_warp<Operation>(value);
-  if (blockDim.x == WARP) return value;
-  __shared__ wide parts[WARP];
-  int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
-  __syncthreads();  // someone may still read the parts of the call before
-  if (lane == 0) parts[warp] = value;
-  __syncthreads();
-  return over_warp<Operation>(lane < warps ? parts[lane] : Operation::start());
+  wide one[1] = {value};
+  all_over_row<Operation>(one);
+  return one[0];
 }
 
 // The row that threads of one threadIdx.y work on; a block has as many rows as it has such.
@@ -245,7 +305,80 @@ DEVICE Type* row_of(Type* array, index row, index columns) {
   return array ? array + row * columns : nullptr;
 }
 
-// --- Sums over rows: a block has 32 columns and one chunk of the rows, 8 rows at a time ----------------------------
+// --- Rows that stay in registers: backend/cuda.py gives each as many threads as its numbers need -------------------
+
+constexpr int HELD = 32;  // numbers of rows, of one array or of several, that a thread can hold
+
+// What a thread holds of a row: packs of at most `size` numbers in all, blockDim.x packs apart.
+template <int size>
+struct Held {
+  static constexpr int PACKS = size / LANES;
+  Pack pack[PACKS];
+  int count;  // of packs
+
+  // Whether a row, which must begin at a multiple of 16 bytes, is short enough.
+  static DEVICE bool fits(index columns) { return columns % LANES == 0 && columns <= index(size) * blockDim.x; }
+
+  DEVICE void load(const real* row, index columns) {
+    count = (int(columns) / LANES - int(threadIdx.x) + int(blockDim.x) - 1) / int(blockDim.x);
+#pragma unroll
+    for (int i = 0; i < PACKS; ++i)
+      if (i < count) pack[i].bits = reinterpret_cast<const uint4*>(row)[i * blockDim.x + threadIdx.x];
+  }
+  DEVICE wide number(int i, int k) const { return widen(pack[i].at[k]); }
+};
+
+// The same in numbers that can be changed.
+template <int size>
+struct HeldWide {
+  static constexpr int PACKS = size / LANES;
+  wide value[size];
+  int count;
+
+  DEVICE void load(const real* row, index columns) {
+    Held<size> held;
+    held.load(row, columns);
+    count = held.count;
+#pragma unroll
+    for (int i = 0; i < PACKS; ++i)
+#pragma unroll
+      for (int k = 0; k < LANES; ++k) value[i * LANES + k] = held.number(i, k);
+  }
+  DEVICE wide& number(int i, int k) { return value[i * LANES + k]; }
+};
+
+// What stands beside the numbers of a held row: another one, or an array at the same places.
+template <int size>
+DEVICE void load_beside(Held<size>&, index) {}
+template <bool is_read, bool is_written>
+DEVICE void load_beside(Elements<is_read, is_written>& x, index pack) { x.load(pack); }
+template <int size>
+DEVICE wide number_beside(Held<size>& x, int i, int k) { return x.number(i, k); }
+template <bool is_read, bool is_written>
+DEVICE wide& number_beside(Elements<is_read, is_written>& x, int, int k) { return x.value[k]; }
+template <int size>
+DEVICE void store_beside(const Held<size>&, index) {}
+template <bool is_read, bool is_written>
+DEVICE void store_beside(const Elements<is_read, is_written>& x, index pack) { x.store(pack); }
+
+// function(numbers...) for the numbers of a row that the thread holds, and those that stand beside them.
+template <class Row, class Function, class... Arrays>
+DEVICE void in_held_row(Row& held, Function function, Arrays&&... arrays) {
+#pragma unroll
+  for (int i = 0; i < Row::PACKS; ++i) {
+    if (i >= held.count) break;
+    index pack = i * blockDim.x + threadIdx.x;
+    (load_beside(arrays, pack), ...);
+#pragma unroll
+    for (int k = 0; k < LANES; ++k) function(held.number(i, k), number_beside(arrays, i, k)...);
+    (store_beside(arrays, pack), ...);
+  }
+}
+
+// --- Sums over rows: a block has 128 bytes of them and one chunk, 32 rows at a time --------------------------------
+
+constexpr int ACROSS = 8, DOWN = THREADS / ACROSS;  // threads of a block: across the columns, and down the rows
+constexpr int TILE = ACROSS * LANES;                // columns of a block, LANES for each thread
 
 struct Chunk {
   index start, stop;  // of the rows; the last chunks may be empty
@@ -255,41 +388,116 @@ DEVICE Chunk chunk_of(index rows, index chunks, index number) {
   return {start, start + size < rows ? start + size : rows};
 }
 
-// part[k, chunk, column] <- sum of value(row, column, sums)[k] over the rows of the block's chunk, in wide; or out, in
-// real, where one chunk is all. Launched by backend/cuda.py as `columns`, with blocks (32, 8).
-template <int count, class Value>
-DEVICE void sums_of_columns(index rows, index columns, Value value, wide* part, real* out) {
-  __shared__ wide lines[8][33];
-  index column = index(blockIdx.x) * WARP + threadIdx.x;
-  index chunks = gridDim.y;
-  Chunk chunk = chunk_of(rows, chunks, blockIdx.y);
-  wide sums[count] = {};
-  if (column < columns)
-    for (index row = chunk.start + threadIdx.y; row < chunk.stop; row += blockDim.y) value(row, column, sums);
-  for (int k = 0; k < count; ++k) {
-    __syncthreads();  // the lines of the sum before have been read
-    lines[threadIdx.y][threadIdx.x] = sums[k];
-    __syncthreads();
-    if (threadIdx.y != 0 || column >= columns) continue;
-    wide sum = 0;
-    for (int y = 0; y < 8; ++y) sum += lines[y][threadIdx.x];
-    if (out) out[k * columns + column] = to_real(sum);
-    else part[(k * chunks + blockIdx.y) * columns + column] = sum;
+// How many rows of a chunk the threads of a threadIdx.y have.
+DEVICE index rows_of_line(Chunk chunk, int y) {
+  index left = chunk.stop - chunk.start - y;
+  return left > 0 ? (left + DOWN - 1) / DOWN : 0;
+}
+
+// Whether all rows of arrays can be read by 16 bytes.
+template <class... Types>
+DEVICE bool are_packs(index columns, Types*... array) { return columns % LANES == 0 && are_aligned(array...); }
+
+// The place of a thread's column k among the block's: side by side where rows are read by 16 bytes, else as neighbours.
+DEVICE int column_in_tile(bool by_packs, int k) { return by_packs ? threadIdx.x * LANES + k : threadIdx.x + ACROSS * k; }
+DEVICE index first_of_tile() { return index(blockIdx.x) * TILE; }
+
+// function(k, is first, elements...) for the thread's rows of a chunk and its columns k of each, read by 16 bytes or not.
+template <class Function, class... Arrays>
+DEVICE void down_columns(Chunk chunk, index columns, bool by_packs, Function function, Arrays... arrays) {
+  index first = chunk.start + threadIdx.y;
+  if (by_packs) {
+    index run = index(blockIdx.x) * ACROSS + threadIdx.x, runs = columns / LANES;
+    if (run >= runs) return;
+    constexpr int slots = DEPTH / sizeof...(Arrays);
+    index place = first * runs + run, step = DOWN * runs;
+    for (index row = first; row < chunk.stop; row += slots * DOWN, place += slots * step) {
+#pragma unroll
+      for (int slot = 0; slot < slots; ++slot)
+        if (row + slot * DOWN < chunk.stop) (arrays.fetch(slot, place + slot * step), ...);
+#pragma unroll
+      for (int slot = 0; slot < slots; ++slot) {
+        if (row + slot * DOWN >= chunk.stop) break;
+        (arrays.take(slot), ...);
+#pragma unroll
+        for (int k = 0; k < LANES; ++k) function(k, slot == 0 && row == first, arrays.value[k]...);
+      }
+    }
+    return;
   }
+  index column = first_of_tile() + column_in_tile(false, 0), place = first * columns + column;
+  int count = int(columns - column < TILE ? columns - column : TILE);  // of columns from the thread's first on
+  for (index row = first; row < chunk.stop; row += DOWN, place += DOWN * columns) {
+#pragma unroll
+    for (int k = 0; k < LANES; ++k)
+      if (k * ACROSS < count) (arrays.load_one(place + k * ACROSS, k), ...);
+#pragma unroll
+    for (int k = 0; k < LANES; ++k)
+      if (k * ACROSS < count) function(k, row == first, arrays.value[k]...);
+  }
+}
+
+// What the threads of a block have of its columns, in shared memory: a line for each threadIdx.y, as long that threads of a
+// warp store to different banks. Column k of a thread stands at k ACROSS + threadIdx.x.
+constexpr int LINE = TILE + ACROSS;
+
+DEVICE void put_in_line(wide (*lines)[LINE], int k, wide value) {
+  lines[threadIdx.y][k * ACROSS + threadIdx.x] = value;
+}
+DEVICE int place_in_line(bool by_packs, int column) {
+  return by_packs ? column % LANES * ACROSS + column / LANES : column;
+}
+DEVICE int thread_of_block() { return threadIdx.y * blockDim.x + threadIdx.x; }
+
+// part[i, chunk, column] <- sum i of the lines, in wide; or out, in real, where one chunk is all
+DEVICE void put_sum_of_lines(const wide (*lines)[LINE], int i, bool by_packs, index columns, wide* part, real* out) {
+  int thread = thread_of_block(), place = place_in_line(by_packs, thread);
+  index column = first_of_tile() + thread;
+  if (thread >= TILE || column >= columns) return;
+  wide sum = 0;
+  for (int y = 0; y < DOWN; ++y) sum += lines[y][place];
+  if (out) out[i * columns + column] = to_real(sum);
+  else part[(i * gridDim.y + blockIdx.y) * columns + column] = sum;
+}
+
+// The same for the threads' sums[k, i] of their columns k. The kernel is launched by backend/cuda.py as `columns`.
+template <int count>
+DEVICE void put_sums(const wide (&sums)[LANES][count], bool by_packs, index columns, wide* part, real* out) {
+  __shared__ wide lines[DOWN][LINE];
+#pragma unroll
+  for (int i = 0; i < count; ++i) {
+    __syncthreads();  // the lines of the sum before have been read
+#pragma unroll
+    for (int k = 0; k < LANES; ++k) put_in_line(lines, k, sums[k][i]);
+    __syncthreads();
+    put_sum_of_lines(lines, i, by_packs, columns, part, out);
+  }
+}
+
+DEVICE Chunk chunk_of_block(index rows) { return chunk_of(rows, gridDim.y, blockIdx.y); }
+
+// The sums of x over its rows.
+DEVICE void put_sums_of(const real* x, index rows, index columns, wide* part, real* out) {
+  bool by_packs = are_packs(columns, x);
+  wide sums[LANES][1] = {};
+  down_columns(chunk_of_block(rows), columns, by_packs, [&](int k, bool, wide v) { sums[k][0] += v; }, reads(x));
+  put_sums(sums, by_packs, columns, part, out);
 }
 
 // out[k, column] <- sum of part[k, chunk, column] over the chunks; blockIdx.y is k
 KERNEL sum_of_chunks(index rows, index chunks, index columns, const wide* part, real* out) {
-  __shared__ wide lines[8][33];
-  index column = index(blockIdx.x) * WARP + threadIdx.x;
+  __shared__ wide lines[DOWN][ACROSS + 1];
+  index column = index(blockIdx.x) * ACROSS + threadIdx.x;
   wide sum = 0;
-  if (column < columns)
-    for (index chunk = threadIdx.y; chunk < chunks; chunk += blockDim.y)
+  if (column < columns) {
+#pragma unroll 8
+    for (index chunk = threadIdx.y; chunk < chunks; chunk += DOWN)
       sum += part[(blockIdx.y * chunks + chunk) * columns + column];
+  }
   lines[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
   if (threadIdx.y != 0 || column >= columns) return;
-  for (int y = 1; y < 8; ++y) sum += lines[y][threadIdx.x];
+  for (int y = 1; y < DOWN; ++y) sum += lines[y][threadIdx.x];
   out[blockIdx.y * columns + column] = to_real(sum);
 }
 

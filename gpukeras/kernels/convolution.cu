@@ -59,7 +59,5 @@ KERNEL sum_of_columns(int n, int channels, const int* windows, int groups, const
 
 // sum of dy over the rows
 KERNEL bias_gradient(index rows, index columns, const real* dy, wide* part, real* out) {
-  sums_of_columns<1>(rows, columns, [=](index row, index column, wide* sums) {
-    sums[0] += widen(dy[row * columns + column]);
-  }, part, out);
+  put_sums_of(dy, rows, columns, part, out);
 }

@@ -61,15 +61,25 @@ KERNEL depthwise_kernel_gradient(index rows, index columns, const int* windows, 
                                  const real* x, const real* dy, wide* part, real* out) {
   const Windows& w = *reinterpret_cast<const Windows*>(windows);
   int channels = filters / multiplier;
-  sums_of_columns<1>(rows, columns, [&](index row, index column, wide* sums) {
-    int filter = int(unsigned(column) % unsigned(filters)), tap = int(unsigned(column) / unsigned(filters));
-    int o[3], image = place_of_number(w.grid, unsigned(row), o);
+  __shared__ wide lines[DOWN][LINE];
+  Chunk chunk = chunk_of_block(rows);
+#pragma unroll 1
+  for (int k = 0; k < LANES; ++k) {
+    unsigned column = unsigned(first_of_tile() + column_in_tile(false, k));
+    int filter = int(column % unsigned(filters)), tap = int(column / unsigned(filters));
     int c = tap % w.size[2], b = tap / w.size[2] % w.size[1], a = tap / w.size[2] / w.size[1];
-    int p = place_of(w, 0, o[0], a), q = place_of(w, 1, o[1], b), r = place_of(w, 2, o[2], c);
-    bool is_inside = unsigned(p) < unsigned(w.space[0]) && unsigned(q) < unsigned(w.space[1]) &&
-                     unsigned(r) < unsigned(w.space[2]);
-    if (!is_inside) return;
-    index place = number_of(w.space, image, p, q, r);
-    sums[0] += widen(x[place * channels + filter / multiplier]) * widen(dy[row * filters + filter]);
-  }, part, out);
+    wide sum = 0;
+    for (index row = chunk.start + threadIdx.y; row < chunk.stop && column < columns; row += DOWN) {
+      int o[3], image = place_of_number(w.grid, unsigned(row), o);
+      int p = place_of(w, 0, o[0], a), q = place_of(w, 1, o[1], b), r = place_of(w, 2, o[2], c);
+      bool is_inside = unsigned(p) < unsigned(w.space[0]) && unsigned(q) < unsigned(w.space[1]) &&
+                       unsigned(r) < unsigned(w.space[2]);
+      if (!is_inside) continue;
+      index place = number_of(w.space, image, p, q, r);
+      sum += widen(x[place * channels + filter / multiplier]) * widen(dy[row * filters + filter]);
+    }
+    put_in_line(lines, k, sum);
+  }
+  __syncthreads();
+  put_sum_of_lines(lines, 0, false, columns, part, out);
 }

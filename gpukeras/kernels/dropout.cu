@@ -6,7 +6,7 @@
 constexpr int GROUP = 8;  // elements that a thread draws for at once: one counter by half words, two by whole ones
 
 // Bit k: whether element 8 group + k is kept; as `bernoulli` of backend/random.py has it.
-DEVICE uint32 kept(uint32 group, uint32 key, uint32 draw, index threshold, bool by_half_words) {
+DEVICE uint32 kept(uint32 group, uint32 key, uint32 draw, uint32 threshold, bool by_half_words) {
   uint32 mask = 0;
   if (by_half_words) {
     uint4 w = random_words(group, key, draw);
@@ -26,27 +26,44 @@ DEVICE uint32 kept(uint32 group, uint32 key, uint32 draw, index threshold, bool 
 }
 
 // y <- x scale where the element's random number is at least the threshold, else 0;  state holds key and draw
+//
+// A warp has 64 groups at a time, which it reads before it draws. It reads and writes them pack by pack, its lanes side by
+// side; the masks come from the lanes that drew them.
 KERNEL dropout(index n, const real* x, const uint32* state, index threshold, bool by_half_words, wide scale, real* y) {
-  Elements<true, false> in = reads(x);
-  Elements<false, true> out = writes(y);
-  bool is_aligned = in.is_aligned() && out.is_aligned();
+  constexpr int PACKS = GROUP / LANES, BATCH = 2;  // packs of a group, groups of a thread at a time
+  constexpr int OF_WARP = BATCH * WARP;
   uint32 key = state[0], draw = state[1];
-  for (index group = thread_of_grid(); group * GROUP < n; group += threads_of_grid()) {
-    uint32 mask = kept(uint32(group), key, draw, threshold, by_half_words);
-    if (is_aligned && (group + 1) * GROUP <= n) {
+  bool drops_all = threshold > 0xffffffff;
+  index groups = are_aligned(x, y) ? n / GROUP / OF_WARP * OF_WARP : 0;
+  int lane = threadIdx.x % WARP;
+  const uint4* x_packs = reinterpret_cast<const uint4*>(x);
+  uint4* y_packs = reinterpret_cast<uint4*>(y);
+  for (index first = thread_of_grid() / WARP * OF_WARP; first < groups; first += threads_of_grid() * BATCH) {
+    index place = first * PACKS + lane;
+    Pack packs[BATCH * PACKS];
 #pragma unroll
-      for (int part = 0; part < GROUP / LANES; ++part) {
-        index pack = group * (GROUP / LANES) + part;
-        in.load(pack);
+    for (int p = 0; p < BATCH * PACKS; ++p) packs[p].bits = x_packs[place + p * WARP];
 #pragma unroll
-        for (int k = 0; k < LANES; ++k) out.value[k] = mask >> (part * LANES + k) & 1 ? in.value[k] * scale : wide(0);
-        out.store(pack);
+    for (int b = 0; b < BATCH; ++b) {
+      uint32 group = uint32(first) + b * WARP + lane;
+      uint32 mask = drops_all ? 0 : kept(group, key, draw, uint32(threshold), by_half_words);
+#pragma unroll
+      for (int p = 0; p < PACKS; ++p) {
+        int pack = p * WARP + lane;
+        uint32 bits = PACKS == 1 ? mask : __shfl_sync(ALL_LANES, mask, pack / PACKS) >> pack % PACKS * LANES;
+        Pack& own = packs[b * PACKS + p];
+#pragma unroll
+        for (int k = 0; k < LANES; ++k)
+          own.at[k] = to_real(bits >> k & 1 ? widen(own.at[k]) * scale : wide(0));
+        y_packs[place + (b * PACKS + p) * WARP] = own.bits;
       }
-    } else {
-      for (int k = 0; k < GROUP && group * GROUP + k < n; ++k) {
-        index i = group * GROUP + k;
-        y[i] = to_real(mask >> k & 1 ? widen(x[i]) * scale : wide(0));
-      }
+    }
+  }
+  for (index group = groups + thread_of_grid(); group * GROUP < n; group += threads_of_grid()) {
+    uint32 mask = drops_all ? 0 : kept(uint32(group), key, draw, uint32(threshold), by_half_words);
+    for (int k = 0; k < GROUP && group * GROUP + k < n; ++k) {
+      index i = group * GROUP + k;
+      y[i] = to_real(mask >> k & 1 ? widen(x[i]) * scale : wide(0));
     }
   }
 }

@@ -16,7 +16,13 @@ _CHUNK = 64  # sorted numbers that a thread of the CUDA kernel walks over
 @kernel
 def add_rows(values, index, total):
     """total[index[i]] += values[i] for all i, in place: values (n, ...), index (n,), total (count, ...)."""
-    devices.array_module(values).add.at(total, index, values)
+    xp = devices.array_module(values)
+    if total.dtype.name == "bfloat16":  # which CuPy's `add.at` does not take; and sums keep their digits
+        wide = total.astype(np.float32)
+        xp.add.at(wide, index, values.astype(np.float32))
+        total[...] = wide
+    else:
+        xp.add.at(total, index, values)
 
 
 @add_rows.cuda
@@ -24,8 +30,10 @@ def add_rows(values, index, total):
     xp = devices.array_module(values)
     n, columns = len(values), math.prod(values.shape[1:])
     chunks = -(-n // _CHUNK)
-    if not values.size or chunks > 8 * 65535:  # what a grid's second axis can have
+    if chunks > 8 * 65535:  # what a grid's second axis can have
         return NotImplemented
+    if not values.size:
+        return None
     index = index.astype(np.int64, copy=False)
     order = index.argsort(kind="stable")
     part, runs = xp.empty((chunks, 2, columns), cuda.wide_dtype(values.dtype)), index[order]
@@ -33,6 +41,7 @@ def add_rows(values, index, total):
     _CUDA.launch("add_runs", values, grid, block, n, columns, len(total), runs, order, values, part, total)
     if chunks > 1:
         _CUDA.launch("add_parts", values, grid, block, n, columns, len(total), runs, part, total)
+    return None
 
 
 @add_rows.samples

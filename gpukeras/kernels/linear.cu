@@ -4,15 +4,13 @@
 
 // y <- y + bias, and the positive part of it where it is rectified; bias may be missing
 KERNEL finish(index n, int columns, const real* bias, bool is_rectified, real* y) {
-  by_column(n, columns, [=](int column, wide& v) {
-    if (bias) v += widen(bias[column]);
+  by_column(n, columns, [=](wide b, wide& v) {
+    if (bias) v += b;
     if (is_rectified) v = maximum(v, 0);
-  }, updates(y));
+  }, of_columns(bias), updates(y));
 }
 
 // sum of x over its rows
 KERNEL sum_of_rows(index rows, index columns, const real* x, wide* part, real* out) {
-  sums_of_columns<1>(rows, columns, [=](index row, index column, wide* sums) {
-    sums[0] += widen(x[row * columns + column]);
-  }, part, out);
+  put_sums_of(x, rows, columns, part, out);
 }

@@ -10,15 +10,23 @@
 // y <- log sum exp x - x[label], 0 where the label is no class;  e <- exp(x - max x), total <- its sum over the row
 KERNEL sparse_crossentropy_of_logits(index rows, index columns, const real* x, const int8* label, int kind, real* y,
                                      real* e, real* total) {
-  index row = row_of_threads();
-  if (row >= rows) return;
-  wide largest = row_maximum(columns, row_of(x, row, columns)), sum = 0;
-  in_row(columns, [&](wide v, wide& out) {
-    out = exponential(v - largest);
-    sum += out;
-  }, reads(row_of(x, row, columns)), writes(row_of(e, row, columns)));
+  index row = row_of_threads(), n = row < rows ? columns : 0;  // all threads of a block meet
+  const real* x_row = row_of(x, row, columns);
+  real* e_row = row_of(e, row, columns);
+  wide largest = -infinity(), sum = 0;
+  auto put = [&](wide v, wide& out) { sum += out = exponential_to_real(v - largest); };
+  if (Held<HELD>::fits(columns) && are_aligned(x_row, e_row)) {
+    Held<HELD> held;
+    held.load(x_row, n);
+    in_held_row(held, [&](wide v) { largest = maximum(largest, v); });
+    largest = over_row<Maximum>(largest);
+    in_held_row(held, put, writes(e_row));
+  } else {
+    largest = row_maximum(n, x_row);
+    in_row(n, put, reads(x_row), writes(e_row));
+  }
   sum = over_row<Sum>(sum);
-  if (threadIdx.x != 0) return;
+  if (threadIdx.x != 0 || row >= rows) return;
   total[row] = to_real(sum);
   Label l = label_of(label, kind, row, columns);
   y[row] = to_real(l.is_class ? logarithm(sum) - (widen(x[l.place]) - largest) : wide(0));

@@ -132,7 +132,7 @@ def sparse_crossentropy_of_logits(x, labels):
 def sparse_crossentropy_of_logits(x, labels):
     xp = devices.array_module(x)
     y, e, total = xp.empty(len(x), x.dtype), xp.empty_like(x), xp.empty(len(x), x.dtype)
-    _CUDA.rows("sparse_crossentropy_of_logits", x, *x.shape, x, *_for_cuda(labels), y, e, total)
+    _CUDA.rows("sparse_crossentropy_of_logits", x, *x.shape, x, *_for_cuda(labels), y, e, total, held=1)
     return y, e, total
 
 

@@ -304,7 +304,7 @@ _ROWS_SHAPES = (7, 5), (900, 80), (4100, 128), (3, 50000)
 @layer_norm.cuda
 def layer_norm(x, gamma, beta, z, y, epsilon, is_centred=True):
     scale = devices.array_module(x).empty((len(x), 1), x.dtype)
-    _CUDA.rows("layer_norm", x, *x.shape, x, gamma, beta, epsilon, is_centred, z, y, scale)
+    _CUDA.rows("layer_norm", x, *x.shape, x, gamma, beta, epsilon, is_centred, z, y, scale, held=1)
     return scale
 
 
@@ -380,11 +380,18 @@ def layer_norm_backward(z, scale, gamma, dy, dx, needs_gamma, needs_beta, is_cen
 
 @layer_norm_backward.cuda
 def layer_norm_backward(z, scale, gamma, dy, dx, needs_gamma, needs_beta, is_centred=True):
-    dgamma = dbeta = None
-    if needs_gamma or needs_beta:
-        dgamma, dbeta = _CUDA.columns("layer_norm_sums", z, *z.shape, 2, z, dy)
-    if dx is not None:
-        _CUDA.rows("layer_norm_backward", z, *z.shape, z, scale, gamma, dy, is_centred, dx)
+    dgamma = dbeta = sums = None
+    needs_sums = needs_gamma or needs_beta
+    if needs_sums and dx is not None:
+        settings = z, scale, gamma, dy, is_centred, dx
+        sums = _CUDA.strips("layer_norm_backward_with_sums", z, *z.shape, 2, *settings)
+    if sums is None:
+        if needs_sums:
+            sums = _CUDA.columns("layer_norm_sums", z, *z.shape, 2, z, dy)
+        if dx is not None:
+            _CUDA.rows("layer_norm_backward", z, *z.shape, z, scale, gamma, dy, is_centred, dx, held=2)
+    if sums is not None:
+        dgamma, dbeta = sums
     return dgamma if needs_gamma else None, dbeta if needs_beta else None
 
 

@@ -481,8 +481,11 @@ def lion(param, grad, momenta, learning_rate, beta_1, beta_2):
 
 @lion.samples
 def lion(random, dtype):
-    for arrays in _samples(random, dtype, "any"):
-        yield *arrays, _scalar(0.1, dtype), 0.9, 0.99
+    for param, grad, momenta in _samples(random, dtype, "any"):
+        # Away from where the sign changes, also once all are rounded to 16 bits: there, rounding decides on it.
+        direction = momenta * 0.9 + grad * 0.1
+        momenta += (abs(direction) < 0.05) * (0.2 - 0.4 * (direction < 0)).astype(dtype)
+        yield param, grad, momenta, _scalar(0.1, dtype), 0.9, 0.99
 
 
 @kernel

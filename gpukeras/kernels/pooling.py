@@ -115,20 +115,19 @@ def _add_chosen(dy, is_chosen, dx, is_first):
 
 @max_pool_gradient.cuda
 def max_pool_gradient(dy, x, y, windows):
-    dx = devices.array_module(x).empty_like(x)
-    if not cuda.has_places(windows, x, y):
+    xp, channels = devices.array_module(x), x.shape[-1]
+    dx = xp.empty_like(x)
+    if not cuda.has_places(windows, x, y) or windows.count > np.iinfo(np.int16).max:
         return NotImplemented
     if windows.is_disjoint and max(windows.dilation) == 1:
-        w = windows
-        cells = [-(-(n + low) // step) for n, low, step in zip(w.space, w.lows, w.strides, strict=True)]
-        cells = [1] * (3 - len(cells)) + cells
-        count = len(x) * math.prod(cells) * x.shape[-1]
-        numbers = cuda.geometry(windows, devices.array_module(x))
-        grid = (cuda.blocks_of(count, x.dtype),)
-        arguments = count, x.shape[-1], *cells, numbers, dy, x, y, dx
+        count = len(x) * math.prod(cuda.cells_of(windows)) * channels
+        grid, numbers = (cuda.blocks_of(count, x.dtype),), cuda.geometry(windows, xp)
+        arguments = count, channels, numbers, dy, x, y, dx
         _CUDA.launch("max_pool_gradient_disjoint", dx, grid, (cuda.THREADS,), *arguments)
         return dx
-    _CUDA.places("max_pool_gradient", dx, x.shape[-1], windows, dy, x, y, dx)
+    taps = xp.empty(y.shape, np.int16)
+    _CUDA.places("places_of_maxima", y, channels, windows, x, y, taps)
+    _CUDA.places("max_pool_gradient", dx, channels, windows, dy, taps, dx)
     return dx
 
 

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import gpukeras.kernels
 from gpukeras.backend import cuda, devices
@@ -95,8 +97,43 @@ def test_few_rows_are_summed_up_at_once_and_many_in_chunks(launched):
     assert (name, grid) == ("sum_of_rows", (2, 1)) and args[-2] == 0  # no parts
     source.columns("sum_of_rows", array(1000, 40), 1000, 40, 1, array(1000, 40))
     (first, grid, _, args, _), (second, grid_of_join, _, join_args, _) = launched[-2:]
-    assert (first, grid, second, grid_of_join) == ("sum_of_rows", (2, 15), "sum_of_chunks", (2, 1))
-    assert args[-1] == 0 and args[-2].shape == (1, 15, 40) and join_args[:3] == [1000, 15, 40]
+    assert (first, grid, second, grid_of_join) == ("sum_of_rows", (2, 3), "sum_of_chunks", (5, 1))
+    assert args[-1] == 0 and args[-2].shape == (1, 3, 40) and join_args[:3] == [1000, 3, 40]
+
+
+@pytest.mark.parametrize(
+    ("columns", "held", "block", "grid"),
+    [(1024, 1, (32, 8), (2,)), (1025, 1, (64, 4), (3,)), (1024, 2, (64, 4), (3,)), (9000, 1, (256, 1), (9,))],
+)
+def test_rows_in_registers_have_as_many_warps_as_hold_them(columns, held, block, grid, launched):
+    x = array(9, columns)
+    cuda.Source("activation").rows("softmax", x, 9, columns, x, x, held=held)
+    assert launched[-1][1:3] == (grid, block)
+
+
+def test_strips_of_columns_are_shared_among_threads(launched):
+    def strips(rows, columns):
+        x = array(rows, columns)
+        settings = x, array(rows), array(columns), x, True, x
+        return cuda.Source("normalization").strips("layer_norm_backward_with_sums", x, rows, columns, 2, *settings)
+
+    assert strips(100, 300).shape == (2, 300)
+    name, grid, block, args, _ = launched[-1]
+    assert (name, grid, block) == ("layer_norm_backward_with_sums", (1,), (64, 4)) and args[-2] == 0
+    assert strips(1000, 2048).shape == (2, 2048)
+    (_, grid, block, args, _), (join, grid_of_join, *_) = launched[-2:]
+    assert (grid, block, join, grid_of_join) == ((62,), (256, 1), "sum_of_chunks", (256, 2)) and args[-1] == 0
+    assert strips(10, 2049) is None
+
+
+@given(size=st.integers(1, 2**31 - 1), near=st.integers(0, 2**31 - 1))
+def test_a_divisor_divides_every_number(size, near):
+    number, multiplier, shift = cuda.divisor(size)
+    assert number == size and 0 < multiplier < 2**32 and shift < 32
+    multiple = near // size * size
+    for n in {0, 1, size - 1, size, near, max(multiple - 1, 0), multiple, 2**31 - 1}:
+        high = n * multiplier >> 32
+        assert high + n < 2**32 and (high + n) >> shift == n // size
 
 
 def test_lines_of_errors_are_those_of_the_file():

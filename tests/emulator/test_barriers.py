@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from gpukeras.backend import cuda, devices
-from gpukeras.kernels import activation, batches, linear, loss, normalization, optimizer, sums
+from gpukeras.kernels import activation, batches, depthwise, linear, loss, normalization, optimizer, sums
+from gpukeras.kernels.windows import windows_of
 from tests.emulator.compile import reason_to_skip, schedule
 
 pytestmark = pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip()))
@@ -52,7 +53,21 @@ def two_sums(random):
 
 
 def sums_in_chunks(random):
-    return linear.sum_of_rows, [random(300, 9)]
+    return linear.sum_of_rows, [random(600, 9)]
+
+
+def moments_in_chunks(random):
+    return normalization.batch_moments, [random(600, 9, 1)]
+
+
+def layer_gradients(random):
+    z, dy = random(40, 20), random(40, 20) + 1
+    return normalization.layer_norm_backward, [z, random(40, 1), random(20), dy, z.copy(), True, True]
+
+
+def depthwise_gradient(random):
+    windows = windows_of((6, 5), (3, 3), (1, 1), "same", (1, 1))
+    return depthwise.depthwise_kernel_gradient, [random(2, 6, 5, 4), random(2, 6, 5, 4) + 1, windows]
 
 
 def matches(random):
@@ -75,6 +90,10 @@ CASES = [
     (5, two_sums),
     (6, sums_in_chunks),
     (OF_COMMON, moments),
+    (OF_COMMON + 1, moments_in_chunks),
+    (OF_COMMON + 2, layer_gradients),
+    (OF_COMMON + 3, layer_gradients),
+    (OF_COMMON, depthwise_gradient),
     (OF_COMMON, nadam),
     (OF_COMMON, matches),
     (OF_COMMON, gathered_rows),
@@ -82,7 +101,7 @@ CASES = [
 
 
 def module_of(kernel):
-    modules = activation, batches, linear, loss, normalization, optimizer, sums
+    modules = activation, batches, depthwise, linear, loss, normalization, optimizer, sums
     return next(module for module in modules if module.__name__ == kernel.reference.__module__)
 
 

@@ -48,7 +48,7 @@ def test_sums_over_a_block(seed):
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_missing_barrier_is_found(number):
-    start = COMMON.index("DEVICE wide over_row(")
+    start = COMMON.index("DEVICE void all_over_row(")
     stop = COMMON.index("\n}\n", start)
     before, between, after = COMMON[start:stop].split("__syncthreads();")
     over_row = (
