@@ -98,7 +98,7 @@ def _kernel(bench, kernel, dtype):
         if bench.is_tiny and max((a.size for a in _arrays_in(args)), default=0) > 5000:
             continue
         given, launches = _moved(args, {}), []
-        if not cuda.takes(dict(zip(kernel.parameters, given, strict=False)), kernel.strided):
+        if not cuda.takes(dict(zip(kernel.parameters, given, strict=False)), kernel.strided, kernel.wide):
             continue
         # Kernels that multiply are compared in full, and not what cuDNN computes in their place.
         with recorded(launches), _poisoned(bench.xp), tf32(False), with_cudnn(False):
@@ -136,7 +136,9 @@ def _samples(kernel, dtype):
     with devices.use_device("numpy"), np.errstate(over="ignore", invalid="ignore"):
         given = list(kernel.sample_function(random, "float32" if dtype == "bfloat16" else dtype))
     # NumPy's products of bfloat16 and a number are float32: what is drawn in float32 is rounded afterwards.
-    return [_cast(args, {"float32"}, ml_dtypes.bfloat16, {}) for args in given] if dtype == "bfloat16" else given
+    if dtype == "bfloat16":
+        given = [_cast(args, {"float32"}, ml_dtypes.bfloat16, {}) for args in given]
+    return [kernel.typed(args, dtypes.as_dtype(dtype)) for args in given]
 
 
 def _reference(kernel, args, dtype, wider):

@@ -78,6 +78,7 @@ def _of_rows(kernel, count):
 
 
 def _called(kernel, *arguments):
+    arguments = kernel.typed(arguments, arguments[0].dtype)
     return lambda: kernel(*arguments)
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "cells_of",
     "compile_options",
     "divisor",
+    "dtype_of_work",
     "geometry",
     "grid_of",
     "has_places",
@@ -65,7 +66,7 @@ def add_launcher(module_name, launcher):
     _launchers[module_name] = launcher
 
 
-def takes(arguments, strided=frozenset()):
+def takes(arguments, strided=frozenset(), wide=frozenset()):
     """Whether a `.cuda` form may be tried: CUDA C runs where the arrays lie, and they are what pointers can describe.
 
     All arrays must be C-contiguous, the first must have one of `DTYPES`, and what else has floats must have the same.
@@ -74,6 +75,7 @@ def takes(arguments, strided=frozenset()):
     Args:
         arguments: Name -> value, the first one an array.
         strided: Names of arguments that may have any layout.
+        wide: Names of those that must have the type that is computed in.
     """
     first = next(iter(arguments.values()))
     if not runs_on(first):
@@ -83,7 +85,8 @@ def takes(arguments, strided=frozenset()):
         return False
     for name, array in arguments.items():
         if type(array) is kind and array.ndim:
-            if array.dtype.kind in "fV" and array.dtype != dtype:  # V: bfloat16, which is not NumPy's own
+            wanted = wide_dtype(dtype) if name in wide else dtype
+            if array.dtype.kind in "fV" and array.dtype != wanted:  # V: bfloat16, which is not NumPy's own
                 return False
             if name not in strided and not array.flags.c_contiguous:
                 return False
@@ -93,6 +96,15 @@ def takes(arguments, strided=frozenset()):
 def runs_on(array):
     """Whether there is CUDA C where an array lies."""
     return devices.array_module(array).__name__ in _launchers
+
+
+def dtype_of_work(array, dtype):
+    """The dtype to hand arrays to kernels in, where the op's is `dtype`.
+
+    CUDA C and the products on a GPU compute in float32 whatever arrays hold. A CPU would cast 16-bit numbers for every
+    single operation.
+    """
+    return np.dtype(np.float32) if dtype.itemsize < 4 and not runs_on(array) else dtype
 
 
 def is_plain(*arrays):
@@ -246,7 +258,7 @@ class Source:
         xp = devices.array_module(like)
         tiles = -(-columns // (_ACROSS * lanes(like.dtype)))
         chunks = max(1, min(rows // _CHUNK, MAX_BLOCKS // max(tiles, 1), MAX_BLOCKS))
-        out = xp.empty((count, columns), like.dtype)
+        out = xp.empty((count, columns), wide_dtype(like.dtype))
         parts = None if chunks == 1 else xp.empty((count, chunks, columns), wide_dtype(like.dtype))
         if columns:
             result = out if parts is None else None
@@ -267,7 +279,7 @@ class Source:
         threads = _threads_for(columns, _STRIP)
         block = threads, THREADS // threads
         blocks = min(max(rows // (_STRIP_ROWS * block[1]), 1), _STRIP_BLOCKS)
-        out = xp.empty((count, columns), like.dtype)
+        out = xp.empty((count, columns), wide_dtype(like.dtype))
         parts = None if blocks == 1 else xp.empty((count, blocks, columns), wide_dtype(like.dtype))
         if columns:
             result = out if parts is None else None

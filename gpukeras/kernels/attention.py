@@ -17,7 +17,7 @@ import numpy as np
 from gpukeras.backend import blas, cuda, cudnn, devices, memory, threads
 from gpukeras.kernels.kernel import kernel
 
-__all__ = ["HIDDEN", "attention", "attention_backward", "dtype_of_work", "hidden_in"]
+__all__ = ["HIDDEN", "attention", "attention_backward", "hidden_in"]
 
 _CUDA = cuda.Source("attention")
 
@@ -144,15 +144,6 @@ def _plain_with_steps(array, shape):
     xp = devices.array_module(array)
     array = xp.ascontiguousarray(array)
     return array, [step // array.dtype.itemsize for step in xp.broadcast_to(array, shape).strides]
-
-
-def dtype_of_work(array, dtype):
-    """The dtype to hand arrays over in, where the op's is `dtype`.
-
-    CUDA C and the products on a GPU compute in float32 whatever arrays hold. A CPU would cast 16-bit numbers for every
-    single operation.
-    """
-    return np.dtype(np.float32) if dtype.itemsize < 4 and not cuda.runs_on(array) else dtype
 
 
 def hidden_in(dtype):

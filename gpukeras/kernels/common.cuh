@@ -182,34 +182,48 @@ DEVICE void elementwise(index n, Function function, Arrays... arrays) {
   for_elements(thread_of_grid(), threads_of_grid(), n, function, arrays...);
 }
 
-// A vector with one number for each column of the other arrays; none where it is missing: those numbers are zeros.
+// A vector with one number, real or wide, for each column of the other arrays; none where it is missing: those numbers are
+// zeros.
+template <class Type>
 struct OfColumns {
-  const real* array;
+  static constexpr int ACCESSES = LANES * sizeof(Type) / 16;
+  const Type* array;
   wide value[LANES];
 
   DEVICE bool is_aligned() const { return are_aligned(array); }
   DEVICE void load(int pack) {
-    Elements<true, false> elements = reads(array);
-    elements.load(pack);
+    union Numbers {
+      uint4 bits[ACCESSES];
+      Type at[LANES];
+      DEVICE Numbers() {}
+    } numbers;
 #pragma unroll
-    for (int k = 0; k < LANES; ++k) value[k] = elements.value[k];
+    for (int i = 0; i < ACCESSES; ++i)
+      if (array) numbers.bits[i] = reinterpret_cast<const uint4*>(array)[pack * ACCESSES + i];
+#pragma unroll
+    for (int k = 0; k < LANES; ++k) value[k] = array ? widen(numbers.at[k]) : wide(0);
   }
   DEVICE void load_one(int column) { value[0] = array ? widen(array[column]) : wide(0); }
 };
-DEVICE OfColumns of_columns(const real* x) { return {x}; }
+template <class Type>
+DEVICE OfColumns<Type> of_columns(const Type* x) { return {x}; }
 
 template <bool is_read, bool is_written>
 DEVICE void load_at(Elements<is_read, is_written>& x, index pack, int) { x.load(pack); }
-DEVICE void load_at(OfColumns& x, index, int pack) { x.load(pack); }
+template <class Type>
+DEVICE void load_at(OfColumns<Type>& x, index, int pack) { x.load(pack); }
 template <bool is_read, bool is_written>
 DEVICE void load_one_at(Elements<is_read, is_written>& x, index i, int) { x.load_one(i); }
-DEVICE void load_one_at(OfColumns& x, index, int column) { x.load_one(column); }
+template <class Type>
+DEVICE void load_one_at(OfColumns<Type>& x, index, int column) { x.load_one(column); }
 template <bool is_read, bool is_written>
 DEVICE void store_at(const Elements<is_read, is_written>& x, index pack) { x.store(pack); }
-DEVICE void store_at(const OfColumns&, index) {}
+template <class Type>
+DEVICE void store_at(const OfColumns<Type>&, index) {}
 template <bool is_read, bool is_written>
 DEVICE void store_one_at(const Elements<is_read, is_written>& x, index i) { x.store_one(i); }
-DEVICE void store_one_at(const OfColumns&, index) {}
+template <class Type>
+DEVICE void store_one_at(const OfColumns<Type>&, index) {}
 
 // function(elements...) for arrays (rows, columns), n elements in all and fewer than 2^31, and vectors `of_columns`.
 template <class Function, class... Arrays>
@@ -449,20 +463,20 @@ DEVICE int place_in_line(bool by_packs, int column) {
 }
 DEVICE int thread_of_block() { return threadIdx.y * blockDim.x + threadIdx.x; }
 
-// part[i, chunk, column] <- sum i of the lines, in wide; or out, in real, where one chunk is all
-DEVICE void put_sum_of_lines(const wide (*lines)[LINE], int i, bool by_packs, index columns, wide* part, real* out) {
+// part[i, chunk, column] <- sum i of the lines; or out where one chunk is all
+DEVICE void put_sum_of_lines(const wide (*lines)[LINE], int i, bool by_packs, index columns, wide* part, wide* out) {
   int thread = thread_of_block(), place = place_in_line(by_packs, thread);
   index column = first_of_tile() + thread;
   if (thread >= TILE || column >= columns) return;
   wide sum = 0;
   for (int y = 0; y < DOWN; ++y) sum += lines[y][place];
-  if (out) out[i * columns + column] = to_real(sum);
+  if (out) out[i * columns + column] = sum;
   else part[(i * gridDim.y + blockIdx.y) * columns + column] = sum;
 }
 
 // The same for the threads' sums[k, i] of their columns k. The kernel is launched by backend/cuda.py as `columns`.
 template <int count>
-DEVICE void put_sums(const wide (&sums)[LANES][count], bool by_packs, index columns, wide* part, real* out) {
+DEVICE void put_sums(const wide (&sums)[LANES][count], bool by_packs, index columns, wide* part, wide* out) {
   __shared__ wide lines[DOWN][LINE];
 #pragma unroll
   for (int i = 0; i < count; ++i) {
@@ -477,7 +491,7 @@ DEVICE void put_sums(const wide (&sums)[LANES][count], bool by_packs, index colu
 DEVICE Chunk chunk_of_block(index rows) { return chunk_of(rows, gridDim.y, blockIdx.y); }
 
 // The sums of x over its rows.
-DEVICE void put_sums_of(const real* x, index rows, index columns, wide* part, real* out) {
+DEVICE void put_sums_of(const real* x, index rows, index columns, wide* part, wide* out) {
   bool by_packs = are_packs(columns, x);
   wide sums[LANES][1] = {};
   down_columns(chunk_of_block(rows), columns, by_packs, [&](int k, bool, wide v) { sums[k][0] += v; }, reads(x));
@@ -485,7 +499,7 @@ DEVICE void put_sums_of(const real* x, index rows, index columns, wide* part, re
 }
 
 // out[k, column] <- sum of part[k, chunk, column] over the chunks; blockIdx.y is k
-KERNEL sum_of_chunks(index rows, index chunks, index columns, const wide* part, real* out) {
+KERNEL sum_of_chunks(index rows, index chunks, index columns, const wide* part, wide* out) {
   __shared__ wide lines[DOWN][ACROSS + 1];
   index column = index(blockIdx.x) * ACROSS + threadIdx.x;
   wide sum = 0;
@@ -498,7 +512,7 @@ KERNEL sum_of_chunks(index rows, index chunks, index columns, const wide* part, 
   __syncthreads();
   if (threadIdx.y != 0 || column >= columns) return;
   for (int y = 1; y < DOWN; ++y) sum += lines[y][threadIdx.x];
-  out[blockIdx.y * columns + column] = to_real(sum);
+  out[blockIdx.y * columns + column] = sum;
 }
 
 // --- Sums over everything: partial sums of blocks, which one block adds up ----------------------------------------

@@ -58,6 +58,6 @@ KERNEL sum_of_columns(int n, int channels, const int* windows, int groups, const
 }
 
 // sum of dy over the rows
-KERNEL bias_gradient(index rows, index columns, const real* dy, wide* part, real* out) {
+KERNEL bias_gradient(index rows, index columns, const real* dy, wide* part, wide* out) {
   put_sums_of(dy, rows, columns, part, out);
 }

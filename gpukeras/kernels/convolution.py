@@ -286,7 +286,7 @@ def bias_gradient(dy):
 @bias_gradient.cuda
 def bias_gradient(dy):
     filters = dy.shape[-1]
-    return _CUDA.columns("bias_gradient", dy, dy.size // filters, filters, 1, dy)[0]
+    return _CUDA.columns("bias_gradient", dy, dy.size // filters, filters, 1, dy)[0].astype(dy.dtype, copy=False)
 
 
 @bias_gradient.samples

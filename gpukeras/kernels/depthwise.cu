@@ -58,7 +58,7 @@ KERNEL depthwise_input_gradient(int n, int channels, const int* windows, int mul
 
 // dweights[place, f] <- sum over all windows of x[channel] dy[f]; a row is a window, a column a place and a filter
 KERNEL depthwise_kernel_gradient(index rows, index columns, const int* windows, int filters, int multiplier,
-                                 const real* x, const real* dy, wide* part, real* out) {
+                                 const real* x, const real* dy, wide* part, wide* out) {
   const Windows& w = *reinterpret_cast<const Windows*>(windows);
   int channels = filters / multiplier;
   __shared__ wide lines[DOWN][LINE];

@@ -89,7 +89,7 @@ def depthwise_kernel_gradient(x, dy, windows):
     filters, channels = dy.shape[-1], x.shape[-1]
     rows, columns = dy.size // filters, windows.count * filters
     settings = cuda.geometry(windows, devices.array_module(x)), filters, filters // channels
-    sums = _CUDA.columns("depthwise_kernel_gradient", x, rows, columns, 1, *settings, x, dy)
+    sums = _CUDA.columns("depthwise_kernel_gradient", x, rows, columns, 1, *settings, x, dy).astype(x.dtype, copy=False)
     return sums.reshape(*windows.size, channels, -1)
 
 

@@ -35,6 +35,7 @@ class Kernel:
         self.on_numpy: Any = reference
         self.on_cuda: Any = None
         self.strided: frozenset[str] = frozenset()
+        self.wide: frozenset[str] = frozenset()
         self.parameters = tuple(inspect.signature(reference).parameters)
         self.sample_function: Any = None
         self.meaning_of: Any = lambda result: result
@@ -46,7 +47,7 @@ class Kernel:
             return self.on_numpy(first, *args, **kwargs)
         # The one place where CUDA C gives way to the reference: where no such form is, where the arrays are not plain
         # or of several dtypes, and where the form itself declines because of its other arguments.
-        if self.on_cuda is not None and cuda.takes(self._names((first, *args), kwargs), self.strided):
+        if self.on_cuda is not None and cuda.takes(self._names((first, *args), kwargs), self.strided, self.wide):
             result = self.on_cuda(first, *args, **kwargs)
             if result is not NotImplemented:
                 return result
@@ -57,18 +58,28 @@ class Kernel:
         self.on_numpy = form
         return self
 
-    def cuda(self, form=None, *, strided=()):
+    def cuda(self, form=None, *, strided=(), wide=()):
         """Use `form` for CuPy arrays that `backend.cuda.takes`; it may return NotImplemented to decline.
 
         Args:
             form: The function.
             strided: Names of the parameters whose arrays may have any layout: it makes nothing but matrix products or
                 copies of them.
+            wide: Names of the parameters whose arrays have the type that is computed in: float32 beside 16 bits.
         """
         if form is None:
-            return functools.partial(self.cuda, strided=strided)
-        self.on_cuda, self.strided = form, frozenset(strided)
+            return functools.partial(self.cuda, strided=strided, wide=wide)
+        self.on_cuda, self.strided, self.wide = form, frozenset(strided), frozenset(wide)
         return self
+
+    def typed(self, args, dtype):
+        """Arguments with the arrays of `wide` parameters in their type, where the others' is `dtype`."""
+        wide = cuda.wide_dtype(np.dtype(dtype))
+        names = (*self.parameters, *[""] * len(args))
+        return tuple(
+            arg.astype(wide) if name in self.wide and arg is not None else arg
+            for name, arg in zip(names, args, strict=False)
+        )
 
     def _names(self, args, kwargs):
         return {**dict(zip(self.parameters, args, strict=False)), **kwargs}

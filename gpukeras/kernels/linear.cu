@@ -11,6 +11,6 @@ KERNEL finish(index n, int columns, const real* bias, bool is_rectified, real* y
 }
 
 // sum of x over its rows
-KERNEL sum_of_rows(index rows, index columns, const real* x, wide* part, real* out) {
+KERNEL sum_of_rows(index rows, index columns, const real* x, wide* part, wide* out) {
   put_sums_of(x, rows, columns, part, out);
 }

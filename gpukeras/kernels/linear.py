@@ -112,7 +112,7 @@ def sum_of_rows(x):
 
 @sum_of_rows.cuda
 def sum_of_rows(x):
-    return _CUDA.columns("sum_of_rows", x, *x.shape, 1, x)[0]
+    return _CUDA.columns("sum_of_rows", x, *x.shape, 1, x)[0].astype(x.dtype, copy=False)
 
 
 @sum_of_rows.samples

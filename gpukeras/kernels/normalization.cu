@@ -39,16 +39,16 @@ DEVICE Moments joined(const wide (&mean)[DOWN][width], const wide (&squares)[DOW
 }
 
 // out[0, column], out[1, column] <- mean and variance, from moments of distances from the column's first number
-DEVICE void put_moments(Moments all, const real* x, index columns, index column, real* out) {
-  out[column] = to_real(widen(x[column]) + all.mean);
-  out[columns + column] = to_real(all.squares / all.count);
+DEVICE void put_moments(Moments all, const real* x, index columns, index column, wide* out) {
+  out[column] = widen(x[column]) + all.mean;
+  out[columns + column] = all.squares / all.count;
 }
 
 // Mean and variance of the columns, or part[0, chunk, column], part[1, chunk, column] <- mean and squares of a chunk.
 //
 // All is measured from the column's first number, so that a small spread about a large mean keeps its digits; squares
 // within a thread from the first number that the thread sees, so that a column that begins with an outlier does too.
-KERNEL batch_moments(index rows, index columns, const real* x, wide* part, real* out) {
+KERNEL batch_moments(index rows, index columns, const real* x, wide* part, wide* out) {
   __shared__ wide mean[DOWN][LINE];
   __shared__ wide squares[DOWN][LINE];
   Chunk chunk = chunk_of_block(rows);
@@ -84,7 +84,7 @@ KERNEL batch_moments(index rows, index columns, const real* x, wide* part, real*
 }
 
 // The same from the chunks' moments. A thread measures from the mean of its first chunk.
-KERNEL moments_of_chunks(index rows, index chunks, index columns, const real* x, const wide* part, real* out) {
+KERNEL moments_of_chunks(index rows, index chunks, index columns, const real* x, const wide* part, wide* out) {
   __shared__ wide count[DOWN][ACROSS + 1];
   __shared__ wide mean[DOWN][ACROSS + 1];
   __shared__ wide squares[DOWN][ACROSS + 1];
@@ -114,20 +114,20 @@ KERNEL moments_of_chunks(index rows, index chunks, index columns, const real* x,
 }
 
 // y <- (x - mean) factor + offset; offset may be missing
-KERNEL batch_scale(index n, int columns, const real* x, const real* mean, const real* factor, const real* offset,
+KERNEL batch_scale(index n, int columns, const real* x, const wide* mean, const wide* factor, const wide* offset,
                    real* y) {
   by_column(n, columns, [](wide v, wide m, wide f, wide o, wide& out) { out = (v - m) * f + o; }, reads(x),
             of_columns(mean), of_columns(factor), of_columns(offset), writes(y));
 }
 
 // sums of dy and dy (x - mean)
-KERNEL batch_sums(index rows, index columns, const real* x, const real* mean, const real* dy, wide* part, real* out) {
+KERNEL batch_sums(index rows, index columns, const real* x, const wide* mean, const real* dy, wide* part, wide* out) {
   bool by_packs = are_packs(columns, x, dy);
   wide m[LANES];
 #pragma unroll
   for (int k = 0; k < LANES; ++k) {
     index column = first_of_tile() + column_in_tile(by_packs, k);
-    m[k] = column < columns ? widen(mean[column]) : wide(0);
+    m[k] = column < columns ? mean[column] : wide(0);
   }
   wide sums[LANES][2] = {};
   down_columns(chunk_of_block(rows), columns, by_packs, [&](int k, bool, wide v, wide d) {
@@ -138,8 +138,8 @@ KERNEL batch_sums(index rows, index columns, const real* x, const real* mean, co
 }
 
 // dx <- factor (dy - dy_mean - (x - mean) slope)
-KERNEL batch_scale_backward(index n, int columns, const real* x, const real* mean, const real* dy, const real* factor,
-                            const real* dy_mean, const real* slope, real* dx) {
+KERNEL batch_scale_backward(index n, int columns, const real* x, const wide* mean, const real* dy, const wide* factor,
+                            const wide* dy_mean, const wide* slope, real* dx) {
   by_column(n, columns, [](wide v, wide m, wide d, wide f, wide d_mean, wide s, wide& out) {
     out = f * (d - d_mean - (v - m) * s);
   }, reads(x), of_columns(mean), reads(dy), of_columns(factor), of_columns(dy_mean), of_columns(slope), writes(dx));
@@ -149,7 +149,7 @@ KERNEL batch_scale_backward(index n, int columns, const real* x, const real* mea
 
 // scale <- 1 / sqrt(variance + epsilon),  z <- (x - mean) scale,  y <- z gamma + beta;  the mean is 0 where not centred
 KERNEL layer_norm(index rows, index columns, const real* x, const real* gamma, const real* beta, wide epsilon,
-                  bool is_centred, real* z, real* y, real* scale) {
+                  bool is_centred, real* z, real* y, wide* scale) {
   index row = row_of_threads(), n = columns;
   x = row_of(x, row, columns);
   z = row_of(z, row, columns);
@@ -169,7 +169,7 @@ KERNEL layer_norm(index rows, index columns, const real* x, const real* gamma, c
   if (is_held) in_held_row(held, add_square);
   else in_row(columns, add_square, reads(x));
   wide s = 1 / square_root(quotient(over_row<Sum>(squares), wide(n)) + epsilon);
-  if (threadIdx.x == 0 && row < rows) scale[row] = to_real(s);
+  if (threadIdx.x == 0 && row < rows) scale[row] = s;
   wide one = gamma ? 0 : 1;  // a gamma or beta that is missing reads as 0
   auto normalized = [=](wide v, wide& out) { out = (v - mean) * s; };
   auto scaled = [=](wide v, wide g, wide b, wide& out) { out = (v - mean) * s * (g + one) + b; };
@@ -183,7 +183,7 @@ KERNEL layer_norm(index rows, index columns, const real* x, const real* gamma, c
 }
 
 // g = dy gamma;  dx <- scale (g - mean of g - z mean of g z), the first mean 0 where not centred
-KERNEL layer_norm_backward(index rows, index columns, const real* z, const real* scale, const real* gamma,
+KERNEL layer_norm_backward(index rows, index columns, const real* z, const wide* scale, const real* gamma,
                            const real* dy, bool is_centred, real* dx) {
   index row = row_of_threads(), n = columns;
   z = row_of(z, row, columns);
@@ -191,7 +191,7 @@ KERNEL layer_norm_backward(index rows, index columns, const real* z, const real*
   dx = row_of(dx, row, columns);
   Held<HELD / 2> held, gradient;
   bool is_held = held.fits(columns) && are_aligned(z, gamma, dy, dx);
-  wide s = row < rows ? widen(scale[row]) : wide(0);
+  wide s = row < rows ? scale[row] : wide(0);
   if (row >= rows) columns = 0;  // nothing to do, but all threads of the block meet
   wide one = gamma ? 0 : 1;      // a gamma that is missing reads as 0
   wide sums[2] = {};
@@ -215,7 +215,7 @@ KERNEL layer_norm_backward(index rows, index columns, const real* z, const real*
 }
 
 // dgamma and dbeta: sums of dy z and dy over the rows
-KERNEL layer_norm_sums(index rows, index columns, const real* z, const real* dy, wide* part, real* out) {
+KERNEL layer_norm_sums(index rows, index columns, const real* z, const real* dy, wide* part, wide* out) {
   bool by_packs = are_packs(columns, z, dy);
   wide sums[LANES][2] = {};
   down_columns(chunk_of_block(rows), columns, by_packs, [&](int k, bool, wide v, wide d) {
@@ -265,9 +265,9 @@ struct Strip {
 // dx as above, and part[0, block, column], part[1, block, column] <- sums of dy z and dy over the block's rows, or out
 // where one block has all. Each array is read once: a thread has the same columns of all its rows.
 template <bool by_packs>
-DEVICE void layer_norm_backward_with_sums_of(int rows, int columns, const real* z, const real* scale,
+DEVICE void layer_norm_backward_with_sums_of(int rows, int columns, const real* z, const wide* scale,
                                              const real* gamma, const real* dy, bool is_centred, real* dx, wide* part,
-                                             real* out) {
+                                             wide* out) {
   __shared__ wide lines[THREADS * STRIP];
   Strip<by_packs> z_strip, dy_strip;
   wide kept[STRIP], sums_of_rows[2][STRIP] = {};
@@ -285,7 +285,7 @@ DEVICE void layer_norm_backward_with_sums_of(int rows, int columns, const real* 
     int count = int(threadIdx.y) < left ? columns : 0;  // all threads of the block meet
     z_strip.load(z, count);
     dy_strip.load(dy, count);
-    wide s = count ? widen(*scale) : wide(0), sums[2] = {};
+    wide s = count ? *scale : wide(0), sums[2] = {};
 #pragma unroll
     for (int k = 0; k < STRIP; ++k) {
       if (z_strip.place(k) >= count) continue;
@@ -316,14 +316,14 @@ DEVICE void layer_norm_backward_with_sums_of(int rows, int columns, const real* 
       wide sum = 0;
 #pragma unroll 1
       for (int y = 0; y < blockDim.y; ++y) sum += lines[y * width + column];
-      if (out) out[i * columns + column] = to_real(sum);
+      if (out) out[i * columns + column] = sum;
       else part[(i * gridDim.x + blockIdx.x) * columns + column] = sum;
     }
   }
 }
 
-KERNEL layer_norm_backward_with_sums(index rows, index columns, const real* z, const real* scale, const real* gamma,
-                                     const real* dy, bool is_centred, real* dx, wide* part, real* out) {
+KERNEL layer_norm_backward_with_sums(index rows, index columns, const real* z, const wide* scale, const real* gamma,
+                                     const real* dy, bool is_centred, real* dx, wide* part, wide* out) {
   if (are_packs(columns, z, dy, dx))
     layer_norm_backward_with_sums_of<true>(int(rows), int(columns), z, scale, gamma, dy, is_centred, dx, part, out);
   else

@@ -1,7 +1,8 @@
 """Batch and layer normalization: the sums, and the passes that use them.
 
 Batch normalization sees x as (outer, channels, inner) and works on every channel, layer
-normalization sees x as (rows, n) and works on every row. On the CPU both go block by block, so that
+normalization sees x as (rows, n) and works on every row. CUDA C takes 16-bit arrays too; what there is one of for a
+channel or a row is then in float32, as are the sums. On the CPU both go block by block, so that
 the passes find their block in cache, and sum by BLAS, which is faster than `sum` and more precise.
 """
 
@@ -140,7 +141,7 @@ def batch_scale(x, mean, factor, offset, y):
     return y
 
 
-@batch_scale.cuda
+@batch_scale.cuda(wide=("mean", "factor", "offset"))
 def batch_scale(x, mean, factor, offset, y):
     if x.shape[2] != 1 or x.size > cuda.MAX_INDEX:
         return NotImplemented
@@ -185,7 +186,7 @@ def batch_sums(x, mean, dy):
     return total, product
 
 
-@batch_sums.cuda
+@batch_sums.cuda(wide=("mean",))
 def batch_sums(x, mean, dy):
     if x.shape[2] != 1:
         return NotImplemented
@@ -228,7 +229,7 @@ def batch_scale_backward(x, mean, dy, factor, dy_mean, slope, dx):
     return dx
 
 
-@batch_scale_backward.cuda
+@batch_scale_backward.cuda(wide=("mean", "factor", "dy_mean", "slope"))
 def batch_scale_backward(x, mean, dy, factor, dy_mean, slope, dx):
     if x.shape[2] != 1 or x.size > cuda.MAX_INDEX:
         return NotImplemented
@@ -303,7 +304,7 @@ _ROWS_SHAPES = (7, 5), (900, 80), (4100, 128), (3, 50000)
 
 @layer_norm.cuda
 def layer_norm(x, gamma, beta, z, y, epsilon, is_centred=True):
-    scale = devices.array_module(x).empty((len(x), 1), x.dtype)
+    scale = devices.array_module(x).empty((len(x), 1), cuda.wide_dtype(x.dtype))
     _CUDA.rows("layer_norm", x, *x.shape, x, gamma, beta, epsilon, is_centred, z, y, scale, held=1)
     return scale
 
@@ -378,7 +379,7 @@ def layer_norm_backward(z, scale, gamma, dy, dx, needs_gamma, needs_beta, is_cen
     return tuple(sum(sums[start] for start in sorted(sums)) if sums else None for sums in (dgammas, dbetas))
 
 
-@layer_norm_backward.cuda
+@layer_norm_backward.cuda(wide=("scale",))
 def layer_norm_backward(z, scale, gamma, dy, dx, needs_gamma, needs_beta, is_centred=True):
     dgamma = dbeta = sums = None
     needs_sums = needs_gamma or needs_beta

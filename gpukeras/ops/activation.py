@@ -5,7 +5,7 @@ import math
 
 from gpukeras.autograd.op import op
 from gpukeras.autograd.scope import current
-from gpukeras.backend import devices
+from gpukeras.backend import cuda, devices
 from gpukeras.kernels import activation as kernels
 from gpukeras.ops.elementwise import as_float
 
@@ -64,16 +64,18 @@ def logistic(x):
 
 def _sloped(kernel, x):
     """y and its derivative by a kernel that gives both; without the derivative where no tape will ask for it."""
-    xp = devices.array_module(x)
-    x = xp.ascontiguousarray(x).reshape(x.shape)
+    x = as_float(x)
+    xp, dtype = devices.array_module(x), x.dtype
+    # ascontiguousarray gives a number an axis, which the reshape takes back.
+    x = xp.ascontiguousarray(x.astype(cuda.dtype_of_work(x, dtype), copy=False)).reshape(x.shape)
     y = xp.empty_like(x)
     slope = xp.empty_like(x) if current.tapes else None
     kernel(x, y, slope)
 
     def backward(dy, needs):
-        return (dy * slope,)
+        return ((dy.astype(x.dtype, copy=False) * slope).astype(dtype, copy=False),)
 
-    return y, backward
+    return y.astype(dtype, copy=False), backward
 
 
 @op
@@ -220,7 +222,6 @@ def softsign(x, /):
 
 
 @op
-@in_float32_or_wider
 def silu(x, /):
     """Sigmoid-weighted linear unit, also called swish.
 
@@ -262,7 +263,6 @@ def mish(x, /):
 
 
 @op
-@in_float32_or_wider
 def gelu(x, /, approximate=True):
     """Gaussian error linear unit: x times the chance that a standard normal variable lies below x.
 

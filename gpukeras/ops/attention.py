@@ -5,7 +5,7 @@ from typing import Any
 
 from gpukeras.autograd.op import op
 from gpukeras.autograd.scope import gradient_place
-from gpukeras.backend import devices, dtypes
+from gpukeras.backend import cuda, devices, dtypes
 from gpukeras.kernels import attention as kernels
 from gpukeras.kernels import linear
 from gpukeras.ops.elementwise import as_float, promote, unbroadcast
@@ -88,7 +88,7 @@ def _check_shapes(query, key, value):
 @op
 def _attention(query, key, value, bias=None, mask=None, /, scale=None, is_causal=False):
     dtype = dtypes.result_type(*(as_float(x).dtype for x in (query, key, value)))
-    wide: Any = kernels.dtype_of_work(query, dtype)
+    wide: Any = cuda.dtype_of_work(query, dtype)
     batch, queries, heads, dim = query.shape
     keys, key_heads, n = value.shape[1:]
     scale = dim**-0.5 if scale is None else scale

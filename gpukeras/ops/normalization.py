@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from gpukeras.autograd.op import op
-from gpukeras.backend import devices, dtypes
+from gpukeras.backend import cuda, devices, dtypes
 from gpukeras.kernels import normalization as kernels
 from gpukeras.ops.elementwise import as_float
 
@@ -60,7 +60,7 @@ def _batch_normalization(x, mean, variance, offset=None, scale=None, /, axis=-1,
         dview = _like(view, dy)
         dx = dmean = dvariance = doffset = dscale = None
         if needs.x:
-            dx = (dview * factor[:, None]).reshape(x.shape).astype(x.dtype, copy=False)
+            dx = (_wide(dview) * factor[:, None]).reshape(x.shape).astype(x.dtype, copy=False)
         if needs.mean or needs.variance or needs.offset or needs.scale:
             total, product = kernels.batch_sums(view, mean[1], dview)
             dmean = _cast(-factor * total, mean) if needs.mean else None
@@ -102,7 +102,7 @@ def batch_norm_train(x, scale=None, offset=None, mask=None, /, axis=-1, epsilon=
         (array([-1.,  1.]), array([2.]), array([1.]))
     """
     x = as_float(x)
-    view, axis = _channels_view(x, axis, "batch_norm_train")
+    view, axis = _channels_view(x, axis, "batch_norm_train", is_masked=mask is not None)
     scale, offset = _per_channel(view, x, axis, {"scale": scale, "offset": offset})
     xp = devices.array_module(x)
     count = view.shape[0] * view.shape[2]
@@ -133,7 +133,7 @@ def batch_norm_train(x, scale=None, offset=None, mask=None, /, axis=-1, epsilon=
                 a = -factor * total if dmean is None else dmean - factor * total
                 b = -factor * slope if dvariance is None else 2.0 * dvariance - factor * slope
                 share = 1.0 / count if weights is None else weights
-                dx = dview * factor[:, None] + share * (a[:, None] + b[:, None] * (view - mean[:, None]))
+                dx = _wide(dview) * factor[:, None] + share * (a[:, None] + b[:, None] * (_wide(view) - mean[:, None]))
             dx = dx.reshape(x.shape).astype(x.dtype, copy=False)
         dscale = _cast(root * product, scale) if needs.scale else None
         doffset = _cast(total, offset) if needs.offset else None
@@ -192,14 +192,14 @@ def layer_normalization(x, gamma=None, beta=None, axis=-1, epsilon=None, rms_sca
 def _layer_normalization(x, gamma: Any = None, beta: Any = None, /, axis=-1, epsilon=1e-7, is_centred=True):
     x = as_float(x)
     xp = devices.array_module(x)
-    rows, restore = _rows_view(x, axis, "layer_normalization" if is_centred else "rms_normalization")
+    rows, restore = _rows_view(x, axis, "layer_normalization" if is_centred else "rms_normalization", True)
     weight, bias = _flat(gamma, rows, "gamma"), _flat(beta, rows, "beta")
     z = xp.empty(rows.shape, rows.dtype)
     y = z if weight is bias is None else xp.empty(rows.shape, rows.dtype)
     root = kernels.layer_norm(rows, weight, bias, z, y, epsilon, is_centred)
 
     def backward(dy, needs):
-        drows, _ = _rows_view(dy, axis, "layer_normalization")
+        drows, _ = _rows_view(dy.astype(x.dtype, copy=False), axis, "layer_normalization", True)
         dx = xp.empty(rows.shape, rows.dtype) if needs.x else None
         dgamma, dbeta = kernels.layer_norm_backward(z, root, weight, drows, dx, needs.gamma, needs.beta, is_centred)
         return (
@@ -337,19 +337,32 @@ def _one_axis(axis, x, name):
     return axis % x.ndim
 
 
-def _channels_view(x, axis, name):
-    """x as (outer, channels, inner), in float32 where it is shorter; and the axis from 0."""
+def _channels_view(x, axis, name, is_masked=False):
+    """x as (outer, channels, inner), in float32 where it is shorter; and the axis from 0.
+
+    On a GPU short numbers stay so where the kernels take them: channels last, and every element counts.
+    """
     axis = _one_axis(axis, x, name)
-    view = x.reshape(math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :]))
-    return (view.astype("float32") if x.dtype.itemsize < 4 else view), axis
+    inner = math.prod(x.shape[axis + 1 :])
+    view = x.reshape(math.prod(x.shape[:axis]), x.shape[axis], inner)
+    is_for_kernels = inner == 1 and not is_masked and 0 < x.size <= cuda.MAX_INDEX
+    dtype = cuda.dtype_of_work(x, x.dtype) if is_for_kernels else cuda.wide_dtype(x.dtype)
+    view = view.astype(dtype, copy=False)
+    return (view if dtype.itemsize >= 4 else devices.array_module(x).ascontiguousarray(view)), axis
+
+
+def _wide(view):
+    """In float32 where it is shorter."""
+    return view.astype(cuda.wide_dtype(view.dtype), copy=False)
 
 
 def _like(view, dy):
-    return dy.reshape(view.shape).astype(view.dtype, copy=False)
+    dy = dy.reshape(view.shape).astype(view.dtype, copy=False)
+    return dy if dy.dtype.itemsize >= 4 else devices.array_module(dy).ascontiguousarray(dy)
 
 
 def _per_channel(view, x, axis, vectors):
-    """Each vector paired with its form in the dtype of `view`; None for None."""
+    """Each vector paired with its form in the dtype that `view` is computed in; None for None."""
     made = []
     for name, vector in vectors.items():
         if vector is not None and vector.shape != view.shape[1:2]:
@@ -357,7 +370,7 @@ def _per_channel(view, x, axis, vectors):
                 f"Batch normalization of shape {x.shape} along axis {axis} needs {name} of shape "
                 f"{view.shape[1:2]}, but got {vector.shape}."
             )
-        made.append(None if vector is None else (vector, vector.astype(view.dtype, copy=False)))
+        made.append(None if vector is None else (vector, _wide(vector.astype(view.dtype, copy=False))))
     return made
 
 
@@ -381,11 +394,16 @@ def _weights(mask, x, view, axis):
     return weights / (weights.sum(axis=(0, 2), keepdims=True) + dtypes.epsilon())
 
 
-def _rows_view(x, axis, name):
-    """x as (rows, n), n elements of `axis` each, in float32 at least; and the way back."""
+def _rows_view(x, axis, name, takes_short=False):
+    """x as (rows, n), n elements of `axis` each; and the way back.
+
+    In float32 at least, but on a GPU, where `takes_short`, as x is: its kernels take 16 bits.
+    """
     axes = axis if isinstance(axis, (tuple, list)) else (axis,)
     axes = sorted(_one_axis(a, x, name) for a in axes)
-    wide = x.astype("float32") if x.dtype.itemsize < 4 else x
+    wide = x.astype(cuda.dtype_of_work(x, x.dtype) if takes_short else cuda.wide_dtype(x.dtype), copy=False)
+    if wide.dtype.itemsize < 4:
+        wide = devices.array_module(x).ascontiguousarray(wide)
     n = math.prod(x.shape[a] for a in axes)
     if axes == list(range(x.ndim - len(axes), x.ndim)):
         return wide.reshape(-1, n) if n else wide.reshape(0, 1), lambda rows: rows.reshape(x.shape)

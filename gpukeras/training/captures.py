@@ -17,6 +17,7 @@ from gpukeras.autograd.tensor import Tensor
 from gpukeras.backend import devices
 from gpukeras.backend.graphs import GraphCache
 from gpukeras.layers import _tracking as tracking
+from gpukeras.optimizers.base import Optimizer
 from gpukeras.training.feeds import Feed, places_for
 from gpukeras.training.shortage import OutOfMemoryError
 
@@ -153,6 +154,17 @@ def _kind_of(tensor):
     return "-" if tensor is None else "+"
 
 
+def _settings_of(optimizer):
+    """The numbers that an optimizer was set to, and those of one that it wraps."""
+    found = []
+    for value in vars(optimizer).values():
+        if isinstance(value, (bool, int, float)):
+            found.append(value)
+        elif isinstance(value, Optimizer):
+            found += _settings_of(value)
+    return found
+
+
 def _graphs_of(model):
     """The model's graphs, and the feeds they read; none after anything has changed that they depend on.
 
@@ -160,7 +172,7 @@ def _graphs_of(model):
         A stamp of what they depend on, their GraphCache, and a dictionary of Feeds by kind of step and layout of data.
     """
     optimizer = model.optimizer
-    settings = () if optimizer is None else [v for v in vars(optimizer).values() if isinstance(v, (bool, int, float))]
+    settings = () if optimizer is None else _settings_of(optimizer)
     stamp = (
         *tracking.stamp(),
         id(model._compile_loss),

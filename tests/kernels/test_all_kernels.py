@@ -161,7 +161,8 @@ SCALE_OF_SHORT = {"gpukeras.kernels.attention.attention_backward": 4}
 def cuda_samples(kernel, dtype, seed):
     given = samples(kernel, dtypes.as_dtype(dtype), seed)
     # A product with a number turns bfloat16 into float32.
-    return cast(given, {"float32"}, ml_dtypes.bfloat16, {}) if dtype == "bfloat16" else given
+    given = cast(given, {"float32"}, ml_dtypes.bfloat16, {}) if dtype == "bfloat16" else given
+    return [kernel.typed(args, dtypes.as_dtype(dtype)) for args in given]
 
 
 MOST = 300_000  # elements of an array, where a larger one would show nothing more
@@ -176,7 +177,7 @@ def run_on_emulator(kernel, args, device, order, shift):
     """All arrays that a kernel was given and returned, on the emulator; None where it runs no CUDA C for them."""
     guarded, launches = Guarded(device, shift), []
     given = guarded(args)
-    if not cuda.takes(dict(zip(kernel.parameters, given, strict=False)), kernel.strided):
+    if not cuda.takes(dict(zip(kernel.parameters, given, strict=False)), kernel.strided, kernel.wide):
         return None
     with devices.use_device("emulator"), schedule(order), recorded(launches), np.errstate(all="ignore"):
         result = kernel.meaning_of(kernel(*given))
@@ -208,7 +209,7 @@ def run_on_gpu(kernel, args):
     import cupy
 
     given, launches = moved(args, cupy.asarray, {}), []
-    if not cuda.takes(dict(zip(kernel.parameters, given, strict=False)), kernel.strided):
+    if not cuda.takes(dict(zip(kernel.parameters, given, strict=False)), kernel.strided, kernel.wide):
         return None
     with devices.use_device("cupy"), recorded(launches):
         result = kernel.meaning_of(kernel(*given))

@@ -242,9 +242,7 @@ class TestChanges:
             lambda model: setattr(model.layers[0], "activation", keras.activations.tanh),
             lambda model: setattr(model.optimizer, "weight_decay", 0.5),
             lambda model: setattr(model.optimizer, "learning_rate", 0.9),
-            lambda model: (
-                model.load_weights_from if False else model.set_weights([w * 0.5 for w in model.get_weights()])
-            ),
+            lambda model: model.set_weights([w * 0.5 for w in model.get_weights()]),
         ],
     )
     def test_are_followed(self, gpu, change):
@@ -256,6 +254,21 @@ class TestChanges:
         self.fit(other)
         for a, b in zip(model.variables, other.variables, strict=True):
             np.testing.assert_array_equal(devices.to_numpy(a.array), devices.to_numpy(b.array))
+
+    def test_of_a_wrapped_optimizer_are_followed(self, gpu):
+        def weights(**settings):
+            keras.utils.set_random_seed(1)
+            model = perceptron()
+            inner = keras.optimizers.SGD(0.1, weight_decay=0.01)
+            optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=8.0)
+            model.compile(optimizer, "sparse_categorical_crossentropy", **settings)
+            self.fit(model)
+            inner.weight_decay = 0.5
+            self.fit(model)
+            return model.get_weights()
+
+        for a, b in zip(weights(), weights(run_eagerly=True), strict=True):
+            np.testing.assert_array_equal(a, b)
 
     def test_free_the_graphs_of_before(self, gpu):
         model = self.model()
