@@ -8,7 +8,7 @@ import numpy as np
 
 from bench.gpu_shared import Part, recorded
 from gpukeras.backend import dtypes
-from gpukeras.kernels import activation, convolution, dropout, loss, normalization, optimizer, pooling
+from gpukeras.kernels import activation, convolution, dropout, loss, normalization, optimizer, pooling, softmax
 from gpukeras.kernels.windows import windows_of
 
 __all__ = ["AIM", "AIM_OF_ADAM", "KERNELS", "PART"]
@@ -156,8 +156,10 @@ KERNELS = {  # name -> passes over an array of the size, and what makes the call
     "gelu": (3, _plain(activation.gelu, 3)),
     "silu": (3, _plain(activation.silu, 3)),
     "logistic": (2, _plain(activation.logistic, 2)),
-    "softmax": (2, _of_rows(activation.softmax, 2)),
-    "softmax_backward": (3, _of_rows(activation.softmax_backward, 3)),
+    "softmax": (2, _of_rows(softmax.softmax, 2)),
+    "softmax_backward": (3, _of_rows(softmax.softmax_backward, 3)),
+    "log_softmax": (2, _of_rows(softmax.log_softmax, 2)),
+    "log_softmax_backward": (3, _of_rows(softmax.log_softmax_backward, 3)),
     "layer_norm": (3, _layer_norm),
     "layer_norm_backward": (3, _layer_norm_backward),
     "batch_moments": (1, lambda a: _called(normalization.batch_moments, *a.channels(1))),

@@ -4,7 +4,7 @@ import warnings
 
 from gpukeras.autograd.op import op
 from gpukeras.backend import devices
-from gpukeras.kernels import activation as kernels
+from gpukeras.kernels import softmax as kernels
 from gpukeras.ops.activation import in_float32_or_wider
 
 __all__ = ["log_softmax", "masked_softmax", "softmax", "sparsemax"]
@@ -97,13 +97,10 @@ def log_softmax(x, /, axis=-1):
     """
     axis = _standardize(axis, x, "log_softmax")
     xp = devices.array_module(x)
-    y = x - x.max(axis=axis, keepdims=True)
-    y -= xp.log(xp.exp(y).sum(axis=axis, keepdims=True))
+    y = kernels.log_softmax(x, xp.empty_like(x, order="C"), axis)
 
     def backward(dy, needs):
-        dx = xp.exp(y)
-        dx *= dy.sum(axis=axis, keepdims=True)
-        return (xp.subtract(dy, dx, out=dx),)
+        return (kernels.log_softmax_backward(y, dy, xp.empty_like(y), axis),)
 
     return y, backward
 

@@ -86,7 +86,7 @@ def test_grids_follow_from_shapes():
 @pytest.mark.parametrize(("columns", "block", "grid"), [(1024, (32, 8), (2,)), (1025, (256, 1), (9,))])
 def test_long_rows_have_a_block_each(columns, block, grid, launched):
     x = array(9, columns)
-    cuda.Source("activation").rows("softmax", x, 9, columns, x, x)
+    cuda.Source("softmax").rows("softmax", x, 9, columns, x, x)
     assert launched[-1][1:3] == (grid, block)
 
 
@@ -107,7 +107,7 @@ def test_few_rows_are_summed_up_at_once_and_many_in_chunks(launched):
 )
 def test_rows_in_registers_have_as_many_warps_as_hold_them(columns, held, block, grid, launched):
     x = array(9, columns)
-    cuda.Source("activation").rows("softmax", x, 9, columns, x, x, held=held)
+    cuda.Source("softmax").rows("softmax", x, 9, columns, x, x, held=held)
     assert launched[-1][1:3] == (grid, block)
 
 

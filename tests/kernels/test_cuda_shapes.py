@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpukeras.backend import devices
-from gpukeras.kernels import activation, dropout, indexing, linear, loss, normalization, optimizer
+from gpukeras.kernels import dropout, indexing, linear, loss, normalization, optimizer, softmax
 from tests.emulator.compile import reason_to_skip, schedule
 from tests.helpers import assert_close
 
@@ -41,20 +41,31 @@ class TestRows:
     def test_softmax_and_its_gradient(self, columns, on_gpu, rng):
         x = 5.0 * rng.standard_normal((9, columns)).astype("float32")
         expected = np.empty_like(x, "float64")
-        activation.softmax.reference(x.astype("float64"), expected)
-        (y,) = on_gpu(activation.softmax, x, np.empty_like(x))
+        softmax.softmax.reference(x.astype("float64"), expected)
+        (y,) = on_gpu(softmax.softmax, x, np.empty_like(x))
         assert_close(y, expected, "float32")
         dy, dx = rng.standard_normal(x.shape).astype("float32"), np.empty_like(expected)
-        activation.softmax_backward.reference(expected, dy.astype("float64"), dx)
-        assert_close(on_gpu(activation.softmax_backward, y, dy, np.empty_like(x))[0], dx, "float32")
+        softmax.softmax_backward.reference(expected, dy.astype("float64"), dx)
+        assert_close(on_gpu(softmax.softmax_backward, y, dy, np.empty_like(x))[0], dx, "float32")
+
+    def test_log_softmax(self, columns, on_gpu, rng):
+        x = 5.0 * rng.standard_normal((9, columns)).astype("float32")
+        expected, dx = np.empty_like(x, "float64"), np.empty_like(x, "float64")
+        softmax.log_softmax.reference(x.astype("float64"), expected)
+        (y,) = on_gpu(softmax.log_softmax, x, np.empty_like(x))
+        assert_close(y, expected, "float32", scale=2)
+        dy = rng.standard_normal(x.shape).astype("float32")
+        softmax.log_softmax_backward.reference(expected, dy.astype("float64"), dx)
+        found = on_gpu(softmax.log_softmax_backward, expected.astype("float32"), dy, np.empty_like(x))[0]
+        assert_close(found, dx, "float32", scale=4)
 
     def test_softmax_of_infinite_and_missing_numbers(self, columns, on_gpu):
         x = np.zeros((3, columns), "float32")
         x[0, -1], x[1, 0], x[2, :-1] = np.nan, np.inf, -np.inf
         expected = np.empty_like(x)
         with np.errstate(all="ignore"):
-            activation.softmax.reference(x, expected)
-        np.testing.assert_allclose(on_gpu(activation.softmax, x, np.empty_like(x))[0], expected, rtol=1e-6)
+            softmax.softmax.reference(x, expected)
+        np.testing.assert_allclose(on_gpu(softmax.softmax, x, np.empty_like(x))[0], expected, rtol=1e-6)
 
     def test_crossentropies(self, columns, on_gpu, rng):
         x, label = 3.0 * rng.standard_normal((9, columns)).astype("float32"), rng.integers(-1, columns + 1, 9)

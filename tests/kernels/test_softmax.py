@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gpukeras import ops
 from gpukeras.backend import threads
-from gpukeras.kernels import activation, blocks
+from gpukeras.kernels import blocks, softmax
 from tests.helpers import assert_close
 from tests.kernels.cutting import (
     CUTS,
@@ -68,11 +68,11 @@ def test_softmax_and_its_gradient(problem, dtype, spread, layouts, cut, is_in_pl
             x, dy = read_only(x), read_only(dy)
         y, dx = (x, dy) if is_in_place else (laid_out(np.full(shape, np.nan, dtype), layouts[2]) for _ in range(2))
         with small_blocks(cut, count):
-            assert activation.softmax(x, y, axis) is y
-            activation.softmax(other, np.empty_like(other), axis)
+            assert softmax.softmax(x, y, axis) is y
+            softmax.softmax(other, np.empty_like(other), axis)
             read_only(y)
-            assert activation.softmax_backward(y, dy, dx, axis) is dx
-            activation.softmax_backward(other, plain_dy, np.empty_like(other), axis)
+            assert softmax.softmax_backward(y, dy, dx, axis) is dx
+            softmax.softmax_backward(other, plain_dy, np.empty_like(other), axis)
         found.append((y, dx))
         if not is_in_place:
             assert_same_bits(x, plain_x)
@@ -93,8 +93,8 @@ def test_around_the_limits_of_blocks(size, axis):
     found = []
     for count in (1, 3):
         with threads.use_count(count):
-            y = activation.softmax(x, np.empty_like(x), axis)
-            found.append((y, activation.softmax_backward(y, dy, np.empty_like(x), axis)))
+            y = softmax.softmax(x, np.empty_like(x), axis)
+            found.append((y, softmax.softmax_backward(y, dy, np.empty_like(x), axis)))
     for first, other, expected in zip(*found, formulas(x, dy, axis), strict=True):
         assert_same_bits(first, other)
         assert_close(first, expected, "float32")
@@ -106,7 +106,7 @@ def test_huge_numbers_and_hidden_rows(axis, layout):
     """Numbers at the ends of the range, among them rows of nothing else, which `masked_softmax` makes."""
     x = np.zeros((3, 4), np.float32)
     x[0], x[1, 1], x[2, 2] = -0.7 * np.finfo("f").max, -np.inf, 80.0
-    y = activation.softmax(laid_out(x, layout), laid_out(x, layout), axis)
+    y = softmax.softmax(laid_out(x, layout), laid_out(x, layout), axis)
     with np.errstate(under="ignore"):
         assert_close(y, formulas(x, np.zeros_like(x), axis)[0], "float32")
 
@@ -114,7 +114,7 @@ def test_huge_numbers_and_hidden_rows(axis, layout):
 def test_nan_stays_in_its_row():
     x = np.zeros((3, 4), np.float32)
     x[1, 2] = np.nan
-    y = activation.softmax(x, np.empty_like(x))
+    y = softmax.softmax(x, np.empty_like(x))
     assert np.isnan(y[1]).all()
     np.testing.assert_array_equal(y[[0, 2]], 0.25)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpukeras.kernels import activation as kernels
+from gpukeras.kernels import softmax as kernels
 from gpukeras.ops import simplex
 from gpukeras.testing import check_gradients
 from tests.helpers import assert_close, values
