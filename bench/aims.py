@@ -3,7 +3,7 @@
 from bench.compare import PEERS, ratio
 from bench.workloads import WORKLOADS
 
-__all__ = ["rows"]
+__all__ = ["medians", "missed", "rows"]
 
 _BEST_PEER = dict.fromkeys(WORKLOADS, 1.0) | {"linear": 3.0, "tabular": 1.5}
 _BY_HAND = {"convnet": 1 / 1.3, "residual": 1 / 1.3, "lstm": 1 / 1.3, "mlp": 1.0, "gru": 1.0, "transformer": 1.0}
@@ -18,27 +18,27 @@ def rows(reports):
         (_BY_HAND, ("raw-torch",), "{}: training step, PyTorch by hand over gpukeras"),
     ):
         for name, aim in aims.items():
-            value = ratio(_medians(figures, "step", name), engines)
+            value = ratio(medians(figures, "step", name), engines)
             if value is not None:
                 found.append((title.format(name), f"at least {aim:.2f}", f"{value:.2f}", value >= aim))
     for measure, title, most in (
         ("one", "tabular: `predict` of one row", 50),
         ("call", "tabular: `model(x)` of one row", 40),
     ):
-        value = _medians(figures, measure, "tabular").get("gpukeras")
+        value = medians(figures, measure, "tabular").get("gpukeras")
         if value is not None:
             found.append((title, f"at most {most} us", f"{1e6 * value:.0f} us", 1e6 * value <= most))
     for name in figures.get("memory", {}):
-        medians = _medians(figures, "memory", name)
-        if "jax" in medians and "gpukeras" in medians:
-            mine, limit = medians["gpukeras"] / 1e6, medians["jax"] / 1e6
+        peaks = medians(figures, "memory", name)
+        if "jax" in peaks and "gpukeras" in peaks:
+            mine, limit = peaks["gpukeras"] / 1e6, peaks["jax"] / 1e6
             title = f"{name}: peak memory of training"
             found.append((title, f"at most {limit:.0f} MB, as Keras on JAX", f"{mine:.0f} MB", mine <= limit))
     for measure, title, most, factor, unit in (
         ("cold", "import, build, fit for five epochs in a fresh process", 0.6, 1, "s"),
         ("size", "installed", 100, 1e-6, "MB"),
     ):
-        value = _medians(figures, measure, "").get("gpukeras")
+        value = medians(figures, measure, "").get("gpukeras")
         if value is not None:
             found.append((title, f"at most {most} {unit}", f"{factor * value:.3g} {unit}", factor * value <= most))
     if "import_time" in reports:
@@ -59,5 +59,18 @@ def rows(reports):
     return found
 
 
-def _medians(figures, measure, name):
+def missed(reports):
+    """The models whose training step misses an aim."""
+    found = []
+    for name in WORKLOADS:
+        steps = medians(reports["compare"]["figures"], "step", name)
+        for least, engines in ((_BEST_PEER, PEERS), (_BY_HAND, ("raw-torch",))):
+            value = ratio(steps, engines)
+            if name not in found and name in least and value is not None and value < least[name]:
+                found.append(name)
+    return found
+
+
+def medians(figures, measure, name):
+    """The medians of a measure by engine, in seconds or bytes."""
     return {engine: cell["median"] for engine, cell in figures.get(measure, {}).get(name, {}).items()}

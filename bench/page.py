@@ -138,8 +138,36 @@ def _aims(reports):
             paragraph(f"{reached} of {len(found)} aims on two cores are reached in the reports below."),
             table(["", "aim", "measured", "reached"], rows),
             REASONS,
+            *_distances(reports),
         ]
     )
+
+
+def _distances(reports):
+    """How far each model whose step misses an aim is from its floors; nothing where a report is missing."""
+    if not {"compare", "profile"} <= set(reports):
+        return []
+    profiles, bare = reports["profile"]["profiles"], reports.get("bare", {"rows": {}})["rows"]
+    rows = []
+    for name in aims.missed(reports):
+        if name not in profiles:
+            continue
+        medians = aims.medians(reports["compare"]["figures"], "step", name)
+        times = profiles[name]["step_ms"] / profiles[name]["floor_ms"]
+        best = min((engine for engine in medians if engine != "gpukeras"), key=medians.__getitem__)
+        theirs = times * medians[best] / medians["gpukeras"]
+        by_hand = f"{bare[name]['times']:.2f}" if name in bare else ""
+        rows.append([name, f"{times:.1f}", f"{theirs:.1f} ({TITLES[best]})", by_hand])
+    if not rows:
+        return []
+    return [
+        paragraph(
+            "How far these are from what the machine could do: a step over the floor of its products and bytes, as "
+            "\"Where a step's time goes\" has it; the fastest engine's over the same, by the ratio of both in the "
+            "comparison; and the step over the same one in bare NumPy."
+        ),
+        table(["", "times the floor", "fastest engine", "times bare NumPy"], rows),
+    ]
 
 
 def _bare(report):
