@@ -13,8 +13,7 @@ import numpy as np
 import gpukeras as keras
 import gpukeras.kernels
 from bench import workloads
-from bench.gpu_products import tf32
-from bench.gpu_shared import Part, recorded, with_cudnn
+from bench.gpu_shared import Part, recorded, tf32, with_cudnn
 from gpukeras import doctor
 from gpukeras.autograd.scope import setting
 from gpukeras.autograd.tape import Tape

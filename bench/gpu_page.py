@@ -28,6 +28,7 @@ def section(report):
             "thousand of the MLP's), memory over 200 steps, uploaded against streamed data."
         ),
         _failures(report["parts"]["check"]),
+        _since(report),
         paragraph("PyTorch's and JAX's steps are loops written by hand, without metrics and callbacks."),
         "### Training steps\n",
         "Milliseconds a step, medians.\n",
@@ -45,6 +46,12 @@ def section(report):
 def _failures(rows):
     failed = [f"`{row['check']}` ({row['failed']})" for row in rows if "failed" in row]
     return paragraph(f"These failed: {'; '.join(failed)}.") if failed else ""
+
+
+def _since(report):
+    """What a report that was not made again says of code that has changed."""
+    changed = report.get("changed_since", [])
+    return paragraph(f"Changed since then, and not measured again: {'; '.join(changed)}.") if changed else ""
 
 
 def _steps(rows):

@@ -3,8 +3,7 @@
 import contextlib
 import math
 
-from bench.gpu_shared import Clock, Part
-from gpukeras import config
+from bench.gpu_shared import Clock, Part, tf32
 from gpukeras.backend import gemm
 
 __all__ = ["PART", "import_torch", "torch_clock"]
@@ -42,17 +41,6 @@ def torch_clock(torch):
         return start.elapsed_time(stop) / 1e3
 
     return Clock(between)
-
-
-@contextlib.contextmanager
-def tf32(enabled):
-    """Within the block, float32 factors are rounded to TF32, or not."""
-    before = config.is_tf32_enabled()
-    config.enable_tf32(enabled)
-    try:
-        yield
-    finally:
-        config.enable_tf32(before)
 
 
 def run(bench):

@@ -12,20 +12,31 @@ from bench import machine
 from gpukeras import config
 from gpukeras.backend import cuda, devices, dtypes, memory
 
-__all__ = ["Bench", "Clock", "Part", "Timing", "cupy_clock", "recorded", "wall_clock", "with_cudnn"]
+__all__ = ["Bench", "Clock", "Part", "Timing", "cupy_clock", "recorded", "tf32", "wall_clock", "with_cudnn"]
 
 _SAMPLES = 9  # of a timing; the middle one is the median
 
 
 @contextlib.contextmanager
-def with_cudnn(enabled):
-    """Within the block, convolutions and attention may go through cuDNN, or not."""
-    before = config.is_cudnn_enabled()
-    config.enable_cudnn(enabled)
+def _with(setting, enabled):
+    """Within the block, one of the settings of `config` that are on or off."""
+    enable, is_enabled = getattr(config, f"enable_{setting}"), getattr(config, f"is_{setting}_enabled")
+    before = is_enabled()
+    enable(enabled)
     try:
         yield
     finally:
-        config.enable_cudnn(before)
+        enable(before)
+
+
+def tf32(enabled):
+    """Within the block, float32 factors are rounded to TF32, or not."""
+    return _with("tf32", enabled)
+
+
+def with_cudnn(enabled):
+    """Within the block, convolutions and attention may go through cuDNN, or not."""
+    return _with("cudnn", enabled)
 
 
 class Part(NamedTuple):

@@ -11,8 +11,8 @@ import numpy as np
 import gpukeras as keras
 from bench import gpu_peers, workloads
 from bench.gpu_models import MODELS
-from bench.gpu_products import import_torch, tf32, torch_clock
-from bench.gpu_shared import Part, wall_clock, with_cudnn
+from bench.gpu_products import import_torch, torch_clock
+from bench.gpu_shared import Part, tf32, wall_clock, with_cudnn
 from gpukeras.backend import cudnn, devices
 from gpukeras.training import step
 from gpukeras.training.data import to_batch

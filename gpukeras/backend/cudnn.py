@@ -141,7 +141,7 @@ def _planned(asked, device):
     asked.describe(library, graph)
     notes = library.numerical_note
     unwanted = [notes.NONDETERMINISTIC, notes.REDUCED_PRECISION_REDUCTION]
-    if asked.dtype == "float32" and not asked.is_tf32:
+    if asked.dtype == "float32" and not asked.is_tf32:  # attention never is
         unwanted += [notes.TENSOR_CORE, notes.DOWN_CONVERT_INPUTS]
     try:
         graph.validate()
@@ -375,11 +375,6 @@ class Attention(NamedTuple):
         gradients = graph.sdpa_backward(*given, log_sums, use_deterministic_algorithm=True, **settings)
         for number, (gradient, last) in enumerate(zip(gradients, (q, k, v), strict=True), 7):
             _as_result(library, gradient, number, (batch, heads, *last), self.strides[number - 2], self.dtype)
-
-    @property
-    def is_tf32(self):
-        """Never: it is for float32."""
-        return False
 
 
 def _attention(kind, arrays, scale, is_causal):

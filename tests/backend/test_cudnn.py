@@ -252,6 +252,39 @@ def test_a_model_trains_alike_eagerly_captured_and_without_cudnn(gpu_with_cudnn,
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+def attending():
+    inputs = keras.Input((6, 16))
+    y = keras.layers.MultiHeadAttention(2, 8)(inputs, inputs, use_causal_mask=True)
+    return keras.Model(inputs, keras.layers.Dense(1, dtype="float32")(keras.layers.Flatten()(y)))
+
+
+def test_attention_of_16_bits_trains_alike_eagerly_captured_and_without_cudnn(gpu_with_cudnn, rng):
+    x, y = rng.standard_normal((8, 6, 16)).astype("float32"), rng.standard_normal((8, 1)).astype("float32")
+
+    def weights(**settings):
+        keras.utils.set_random_seed(4)
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        try:
+            model = attending()
+        finally:
+            keras.config.set_dtype_policy(None)
+        model.compile(keras.optimizers.SGD(0.05), "mse", **settings)
+        model.fit(x, y, epochs=4, batch_size=4, verbose=0)
+        return [devices.to_numpy(v.array) for v in model.variables]
+
+    captured = weights()
+    assert {"sdpa", "sdpa_backward"} == set(operations(fake_cudnn))
+    for a, b in zip(captured, weights(run_eagerly=True), strict=True):
+        np.testing.assert_array_equal(a, b)
+    keras.config.enable_cudnn(False)
+    try:
+        without = weights()
+    finally:
+        keras.config.enable_cudnn()
+    for a, b in zip(captured, without, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0.02, atol=0.002)
+
+
 # --- Finding it -----------------------------------------------------------------------------------------------
 
 

@@ -81,7 +81,10 @@ def test_a_gpus_figures_reach_the_page():
         ],
     }
     versions = dict.fromkeys(("python", "numpy", "cupy", "torch", "jax"), "1.0")
-    text = page.page({"gpu": {"date": "2020-01-02", "gpu": gpu, "versions": versions, "parts": parts}})
+    report = {"date": "2020-01-02", "gpu": gpu, "versions": versions, "parts": parts}
+    text = page.page({"gpu": report})
+    changed = page.page({"gpu": report | {"changed_since": ["softmax", "dropout"]}})
+    assert "not measured again: softmax; dropout." in changed and "measured again" not in text
     assert "2020-01-02: A GPU, 7 processors" in text and "1 lines of its check list hold" in text
     assert "These failed: `b` (WrongError: off)." in text and "(4000 GB/s)" in text
     assert "| MLP 784-512-512-10, Adam | float32 | 128 |  | 0.0968 |  |  |  |" in text
