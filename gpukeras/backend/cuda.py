@@ -248,7 +248,7 @@ class Source:
             block = threads, THREADS // threads
             self.launch(name, like, (-(-rows // block[1]),), block, rows, columns, *args)
 
-    def columns(self, name, like, rows, columns, count, *args, join="sum_of_chunks", join_args=()):
+    def columns(self, name, like, rows, columns, count, *args, join="sum_of_chunks", join_args=(), out=None):
         """Run a kernel that sums over rows, and return its sums (count, columns) in the dtype of `like`.
 
         It takes the number of rows and columns first, and last the array of sums of chunks of rows, or the array of
@@ -258,7 +258,7 @@ class Source:
         xp = devices.array_module(like)
         tiles = -(-columns // (_ACROSS * lanes(like.dtype)))
         chunks = max(1, min(rows // _CHUNK, MAX_BLOCKS // max(tiles, 1), MAX_BLOCKS))
-        out = xp.empty((count, columns), wide_dtype(like.dtype))
+        out = xp.empty((count, columns), wide_dtype(like.dtype)) if out is None else out
         parts = None if chunks == 1 else xp.empty((count, chunks, columns), wide_dtype(like.dtype))
         if columns:
             result = out if parts is None else None

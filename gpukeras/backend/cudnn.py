@@ -309,8 +309,8 @@ def input_gradient(dy, weights, windows, groups):
     return dx
 
 
-def kernel_gradient(x, dy, windows, groups):
-    """dweights (*size, channels of a group, filters) of such a y, or None."""
+def kernel_gradient(x, dy, windows, groups, out=None):
+    """dweights (*size, channels of a group, filters) of such a y, in `out` where that is given; or None."""
     if not _takes(x):
         return None
     xp: Any = devices.array_module(x)
@@ -320,7 +320,11 @@ def kernel_gradient(x, dy, windows, groups):
         return None
     d = xp.empty((filters, *windows.size, channels // groups), x.dtype)
     plan.run(x, dy, d)
-    return xp.ascontiguousarray(xp.moveaxis(d, 0, -1))
+    d = xp.moveaxis(d, 0, -1)
+    if out is None:
+        return xp.ascontiguousarray(d)
+    out[...] = d
+    return out
 
 
 def _filters_first(xp, weights):

@@ -81,12 +81,19 @@ def convolve(x, weights, windows, bias=None, is_rectified=False):
     filters, groups = weights.shape[-1], x.shape[-1] // weights.shape[-2]
     y = devices.array_module(x).empty((x.shape[0], *windows.grid, filters), x.dtype)
     for images in _parts_on_gpu(x, windows):
-        made = _columns_on_gpu(x[images], windows, groups)
+        made, part = _columns_on_gpu(x[images], windows, groups), y[images]
         if groups == 1:
-            blas.matmul(made[0], weights.reshape(-1, filters), out=y[images].reshape(-1, filters))
+            product = made[0], weights.reshape(-1, filters)
+            rows = part.reshape(-1, filters)
+            if bias is not None:
+                epilogue = "relu_bias" if is_rectified else "bias"
+                if blas.finished_matmul(*product, epilogue, bias, rows) is not None:
+                    continue
+            blas.matmul(*product, out=rows)
         else:
-            split(y[images], groups)[...] = blas.matmul(made, matrices_of(weights, groups))
-    return finish_on_gpu(y, bias, is_rectified)
+            split(part, groups)[...] = blas.matmul(made, matrices_of(weights, groups))
+        finish_on_gpu(part, bias, is_rectified)
+    return y
 
 
 @convolve.samples
@@ -150,92 +157,119 @@ def convolve_input_gradient(random, dtype):
 
 
 @kernel
-def convolve_kernel_gradient(x, dy, windows, groups):
-    """dweights = columns(x)ᵀ · dy, for each group."""
+def convolve_kernel_gradient(x, dy, windows, groups, out=None):
+    """dweights = columns(x)ᵀ · dy, for each group.
+
+    Args:
+        out: Array of their shape to write them to and return, of float32 beside 16 bits; None for a new one.
+    """
     d = blas.matmul(_whole_columns(x, windows, groups).swapaxes(1, 2), split(dy, groups))
-    return join_matrices(d, windows)
+    return _placed(join_matrices(d, windows), out)
+
+
+def _placed(result, out):
+    """The result, in `out` where there is one."""
+    if out is None:
+        return result
+    out[...] = result
+    return out
 
 
 @convolve_kernel_gradient.cpu
-def convolve_kernel_gradient(x, dy, windows, groups):
+def convolve_kernel_gradient(x, dy, windows, groups, out=None):
     if windows.is_pointwise and groups == 1:
         d = blas.matmul(x.reshape(-1, x.shape[-1]).T, dy.reshape(-1, dy.shape[-1]))
-        return d.reshape(*windows.size, *d.shape)
-    return columns.gather(x, windows, groups, dy=dy)
+        return _placed(d.reshape(*windows.size, *d.shape), out)
+    return _placed(columns.gather(x, windows, groups, dy=dy), out)
 
 
-@convolve_kernel_gradient.cuda(strided=("dy",))
-def convolve_kernel_gradient(x, dy, windows, groups):
-    if not windows.is_pointwise and (d := cudnn.kernel_gradient(x, dy, windows, groups)) is not None:
+@convolve_kernel_gradient.cuda(strided=("dy",), wide=("out",))
+def convolve_kernel_gradient(x, dy, windows, groups, out=None):
+    if not windows.is_pointwise and (d := cudnn.kernel_gradient(x, dy, windows, groups, out)) is not None:
         return d
     if not x.size or not _is_for_gpu(x, windows):
         return NotImplemented
-    d = None
-    for images in _parts_on_gpu(x, windows):
+    filters = dy.shape[-1]
+    if out is not None and groups == 1:
+        d = out.reshape(1, -1, filters)
+    else:  # with several groups, their matrices lie side by side in the result
+        size = groups, windows.count * x.shape[-1] // groups, filters // groups
+        d = devices.array_module(x).empty(size, cuda.wide_dtype(x.dtype))
+    for i, images in enumerate(_parts_on_gpu(x, windows)):
         made = _columns_on_gpu(x[images], windows, groups).swapaxes(1, 2)
-        share = _product(made, split(dy[images], groups))
-        d = share if d is None else d + share
-    return join_matrices(d, windows).astype(x.dtype, copy=False)
+        parts_of_dy = split(dy[images], groups)
+        for group in range(groups):
+            blas.scaled_matmul(made[group], parts_of_dy[group], d[group], beta=0.0 if i == 0 else 1.0)
+    if out is None:
+        return join_matrices(d, windows).astype(x.dtype, copy=False)
+    return out if groups == 1 else _placed(join_matrices(d, windows), out)
 
 
 @convolve_kernel_gradient.samples
 def convolve_kernel_gradient(random, dtype):
     for x, weights, windows in _samples(random, dtype):
-        yield x, _small_dy(random, dtype, x, weights, windows), windows, x.shape[-1] // weights.shape[-2]
+        settings = windows, x.shape[-1] // weights.shape[-2]
+        yield x, _small_dy(random, dtype, x, weights, windows), *settings
+        yield x, _small_dy(random, dtype, x, weights, windows), *settings, random(weights.shape, dtype)
 
 
 @kernel
-def convolve_gradients(x, dy, weights, windows, groups):
+def convolve_gradients(x, dy, weights, windows, groups, out=None):
     """Both `convolve_input_gradient` and `convolve_kernel_gradient`."""
     return (
         convolve_input_gradient.reference(dy, weights, windows, groups),
-        convolve_kernel_gradient.reference(x, dy, windows, groups),
+        convolve_kernel_gradient.reference(x, dy, windows, groups, out),
     )
 
 
 @convolve_gradients.cpu
-def convolve_gradients(x, dy, weights, windows, groups):
+def convolve_gradients(x, dy, weights, windows, groups, out=None):
     if windows.mirrored is None or not columns.goes_back_by_columns(weights, windows, groups):
-        return convolve_input_gradient(dy, weights, windows, groups), convolve_kernel_gradient(x, dy, windows, groups)
+        dx = convolve_input_gradient(dy, weights, windows, groups)
+        return dx, convolve_kernel_gradient(x, dy, windows, groups, out)
     # Columns of dy serve both: dx is their product with the weights, the weights' gradient that with x.
     dx, d = convolve_and_kernel_gradient(dy, mirrored(weights, groups), x, windows.mirrored, groups)
-    return dx, mirrored(d, groups)
+    return dx, _placed(mirrored(d, groups), out)
 
 
-@convolve_gradients.cuda(strided=("dy", "weights"))
-def convolve_gradients(x, dy, weights, windows, groups):
-    return convolve_input_gradient(dy, weights, windows, groups), convolve_kernel_gradient(x, dy, windows, groups)
+@convolve_gradients.cuda(strided=("dy", "weights"), wide=("out",))
+def convolve_gradients(x, dy, weights, windows, groups, out=None):
+    dx = convolve_input_gradient(dy, weights, windows, groups)
+    return dx, convolve_kernel_gradient(x, dy, windows, groups, out)
 
 
 @convolve_gradients.samples
 def convolve_gradients(random, dtype):
     for x, weights, windows in _samples(random, dtype):
-        yield x, _small_dy(random, dtype, x, weights, windows), weights, windows, x.shape[-1] // weights.shape[-2]
+        settings = weights, windows, x.shape[-1] // weights.shape[-2]
+        yield x, _small_dy(random, dtype, x, weights, windows), *settings
+        yield x, _small_dy(random, dtype, x, weights, windows), *settings, random(weights.shape, dtype)
 
 
 @kernel
-def convolve_and_kernel_gradient(x, weights, dy, windows, groups):
+def convolve_and_kernel_gradient(x, weights, dy, windows, groups, out=None):
     """Both `convolve` of x and its `convolve_kernel_gradient` with dy."""
-    return convolve.reference(x, weights, windows), convolve_kernel_gradient.reference(x, dy, windows, groups)
+    return convolve.reference(x, weights, windows), convolve_kernel_gradient.reference(x, dy, windows, groups, out)
 
 
 @convolve_and_kernel_gradient.cpu
-def convolve_and_kernel_gradient(x, weights, dy, windows, groups):
+def convolve_and_kernel_gradient(x, weights, dy, windows, groups, out=None):
     if windows.is_pointwise:
-        return convolve(x, weights, windows), convolve_kernel_gradient(x, dy, windows, groups)
+        return convolve(x, weights, windows), convolve_kernel_gradient(x, dy, windows, groups, out)
     y = np.empty((len(x), *windows.grid, weights.shape[-1]), x.dtype)
-    return y, columns.gather(x, windows, groups, y, weights, dy=dy)
+    return y, _placed(columns.gather(x, windows, groups, y, weights, dy=dy), out)
 
 
-@convolve_and_kernel_gradient.cuda(strided=("weights", "dy"))
-def convolve_and_kernel_gradient(x, weights, dy, windows, groups):
-    return convolve(x, weights, windows), convolve_kernel_gradient(x, dy, windows, groups)
+@convolve_and_kernel_gradient.cuda(strided=("weights", "dy"), wide=("out",))
+def convolve_and_kernel_gradient(x, weights, dy, windows, groups, out=None):
+    return convolve(x, weights, windows), convolve_kernel_gradient(x, dy, windows, groups, out)
 
 
 @convolve_and_kernel_gradient.samples
 def convolve_and_kernel_gradient(random, dtype):
     for x, weights, windows in _samples(random, dtype):
-        yield x, weights, _small_dy(random, dtype, x, weights, windows), windows, x.shape[-1] // weights.shape[-2]
+        settings = windows, x.shape[-1] // weights.shape[-2]
+        yield x, weights, _small_dy(random, dtype, x, weights, windows), *settings, random(weights.shape, dtype)
 
 
 @kernel
@@ -270,23 +304,25 @@ def finish(random, dtype):
 
 
 @kernel
-def bias_gradient(dy):
-    """dbias = Σ dy over all axes but the filters'."""
-    return dy.reshape(-1, dy.shape[-1]).sum(axis=0)
+def bias_gradient(dy, out=None):
+    """dbias = Σ dy over all axes but the filters'; `out` as for `convolve_kernel_gradient`."""
+    return _placed(dy.reshape(-1, dy.shape[-1]).sum(axis=0), out)
 
 
 @bias_gradient.cpu
-def bias_gradient(dy):
+def bias_gradient(dy, out=None):
     filters = dy.shape[-1]
     # The lines' sum first: longer inner loops, and shorter sums, which keeps more digits.
     lines = dy.reshape(-1, dy.shape[-2] * filters).sum(axis=0)
-    return lines.reshape(-1, filters).sum(axis=0)
+    return _placed(lines.reshape(-1, filters).sum(axis=0), out)
 
 
-@bias_gradient.cuda
-def bias_gradient(dy):
+@bias_gradient.cuda(wide=("out",))
+def bias_gradient(dy, out=None):
     filters = dy.shape[-1]
-    return _CUDA.columns("bias_gradient", dy, dy.size // filters, filters, 1, dy)[0].astype(dy.dtype, copy=False)
+    place = None if out is None else out[None]
+    sums = _CUDA.columns("bias_gradient", dy, dy.size // filters, filters, 1, dy, out=place)
+    return sums[0].astype(dy.dtype, copy=False) if out is None else out
 
 
 @bias_gradient.samples
@@ -294,17 +330,18 @@ def bias_gradient(random, dtype):
     yield (random((2, 5, 6, 3), dtype),)
     yield (random((4, 9, 8), dtype),)
     yield (random((0, 4, 3), dtype),)
+    yield random((3, 300, 8), dtype), random((8,), dtype)
 
 
 @kernel
-def rectifier_gradient(dy, y, needs_sum):
-    """dy where y > 0, else 0; and the sum of that over all axes but the filters', or None."""
+def rectifier_gradient(dy, y, needs_sum, out=None):
+    """dy where y > 0, else 0; and its `bias_gradient`, or None."""
     dy = dy * (y > 0)
-    return dy, dy.reshape(-1, dy.shape[-1]).sum(axis=0) if needs_sum else None
+    return dy, bias_gradient.reference(dy, out) if needs_sum else None
 
 
 @rectifier_gradient.cpu
-def rectifier_gradient(dy, y, needs_sum):
+def rectifier_gradient(dy, y, needs_sum, out=None):
     drows = np.empty(y.shape, dy.dtype)
     filters = y.shape[-1]
     count = max(min(-(-y.size // blocks.THREAD_BLOCK), len(y)), 1)
@@ -324,19 +361,20 @@ def rectifier_gradient(dy, y, needs_sum):
     else:
         for i in range(count):
             compute(i)
-    return drows, None if sums is None else sums.sum(axis=0)
+    return drows, None if sums is None else _placed(sums.sum(axis=0), out)
 
 
-@rectifier_gradient.cuda
-def rectifier_gradient(dy, y, needs_sum):
+@rectifier_gradient.cuda(wide=("out",))
+def rectifier_gradient(dy, y, needs_sum, out=None):
     dy = relu_backward(dy, y)
-    return dy, bias_gradient(dy) if needs_sum else None
+    return dy, bias_gradient(dy, out) if needs_sum else None
 
 
 @rectifier_gradient.samples
 def rectifier_gradient(random, dtype):
     for shape in ((2, 5, 6, 3), (4, 9, 8), (0, 4, 3), (40, 30, 40, 16)):
         yield random(shape, dtype) * 0.001, abs(random(shape, dtype)).round(), True
+        yield random(shape, dtype) * 0.001, abs(random(shape, dtype)).round(), True, random(shape[-1:], dtype)
     yield random((2, 3, 5, 6), dtype).swapaxes(1, 3), abs(random((2, 6, 5, 3), dtype)).round(), False
 
 

@@ -4,7 +4,8 @@ import functools
 import math
 
 from gpukeras.autograd.op import op
-from gpukeras.backend import blas
+from gpukeras.autograd.scope import current, gradient_place
+from gpukeras.backend import blas, cuda
 from gpukeras.kernels import convolution, depthwise
 from gpukeras.kernels.windows import Windows, windows_of
 from gpukeras.ops.spatial import (
@@ -117,21 +118,22 @@ def _conv(who, inputs, kernel, bias, strides, padding, data_format, dilation_rat
     def backward(dy, needs, needs_bias):
         dx = dkernel = dbias = None
         dy = to_channels_last(dy, data_format)[0]
+        at_kernel, at_bias = _places(kernel if needs.kernel else None, bias if needs_bias else None, x, dy)
         if is_rectified:
-            dy, dbias = convolution.rectifier_gradient(dy, y, needs_bias)
+            dy, dbias = convolution.rectifier_gradient(dy, y, needs_bias, at_bias)
         elif needs_bias:
-            dbias = convolution.bias_gradient(dy)
+            dbias = convolution.bias_gradient(dy, at_bias)
         if is_depthwise:
             if needs.inputs:
                 dx = depthwise.depthwise_input_gradient(dy, places, windows)
             if needs.kernel:
                 dkernel = depthwise.depthwise_kernel_gradient(x, dy, windows).reshape(kernel.shape)
         elif needs.inputs and needs.kernel:
-            dx, dkernel = convolution.convolve_gradients(x, dy, kernel, windows, groups)
+            dx, dkernel = convolution.convolve_gradients(x, dy, kernel, windows, groups, at_kernel)
         elif needs.inputs:
             dx = convolution.convolve_input_gradient(dy, kernel, windows, groups)
         elif needs.kernel:
-            dkernel = convolution.convolve_kernel_gradient(x, dy, windows, groups)
+            dkernel = convolution.convolve_kernel_gradient(x, dy, windows, groups, at_kernel)
         if dx is not None:
             dx = from_channels_last(_in_dtype(dx, inputs.dtype), is_first)
         return dx, dkernel, dbias
@@ -331,16 +333,17 @@ def _conv_transpose(inputs, kernel, bias, strides, padding, output_padding, data
     def backward(dy, needs, needs_bias):
         dx = dkernel = dbias = None
         dy = to_channels_last(dy, data_format)[0]
+        at_kernel, at_bias = _places(kernel if needs.kernel else None, bias if needs_bias else None, x, dy)
         if is_rectified:
-            dy, dbias = convolution.rectifier_gradient(dy, y, needs_bias)
+            dy, dbias = convolution.rectifier_gradient(dy, y, needs_bias, at_bias)
         elif needs_bias:
-            dbias = convolution.bias_gradient(dy)
+            dbias = convolution.bias_gradient(dy, at_bias)
         if needs.inputs and needs.kernel:
-            dx, dkernel = convolution.convolve_and_kernel_gradient(dy, kernel, x, windows, 1)
+            dx, dkernel = convolution.convolve_and_kernel_gradient(dy, kernel, x, windows, 1, at_kernel)
         elif needs.inputs:
             dx = convolution.convolve(dy, kernel, windows)
         elif needs.kernel:
-            dkernel = convolution.convolve_kernel_gradient(dy, x, windows, 1)
+            dkernel = convolution.convolve_kernel_gradient(dy, x, windows, 1, at_kernel)
         if dx is not None:
             dx = from_channels_last(_in_dtype(dx, inputs.dtype), is_first)
         return dx, dkernel, dbias
@@ -443,6 +446,14 @@ def _check_rank(who, x, kernel):
             f"ops.{who} expects inputs with a batch axis, 1 to 3 spatial axes and a channel axis, and a kernel "
             f"with as many axes, but got inputs with {len(x) + 1} axes and a kernel of shape {kernel}."
         )
+
+
+def _places(kernel, bias, x, dy):
+    """Where on a GPU the gradients of kernel and bias, which may be None, may be written; None for nowhere."""
+    if current.places is None or not cuda.runs_on(dy):
+        return None, None
+    found = [None if v is None else gradient_place(v, x, dy, takes_wider=True) for v in (kernel, bias)]
+    return [place if place is None or place.dtype == cuda.wide_dtype(dy.dtype) else None for place in found]
 
 
 def _in_dtype(x, dtype):
