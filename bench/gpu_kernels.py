@@ -8,7 +8,7 @@ import numpy as np
 
 from bench.gpu_shared import Part, recorded
 from gpukeras.backend import dtypes
-from gpukeras.kernels import activation, convolution, dropout, loss, normalization, optimizer, pooling, softmax
+from gpukeras.kernels import activation, convolution, dropout, loss, normalization, optimizer, pooling, softmax, updates
 from gpukeras.kernels.windows import windows_of
 
 __all__ = ["AIM", "AIM_OF_ADAM", "KERNELS", "PART"]
@@ -150,7 +150,7 @@ KERNELS = {  # name -> passes over an array of the size, and what makes the call
     "adam": (7, _adam),
     "rmsprop": (5, _rmsprop),
     "sgd_momentum": (5, _sgd_momentum),
-    "sum_of_squares": (1, _plain(optimizer.sum_of_squares, 1)),
+    "sum_of_squares": (1, _plain(updates.sum_of_squares, 1)),
     "relu": (2, _plain(activation.relu, 1)),
     "relu_backward": (3, _plain(activation.relu_backward, 2)),
     "gelu": (3, _plain(activation.gelu, 3)),

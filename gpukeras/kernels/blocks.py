@@ -4,9 +4,9 @@ import functools
 
 import numpy as np
 
-from gpukeras.backend import threads
+from gpukeras.backend import memory, threads
 
-__all__ = ["BLOCK", "THREADED", "THREAD_BLOCK", "elementwise", "for_rows", "is_plain", "with_number"]
+__all__ = ["BLOCK", "THREADED", "THREAD_BLOCK", "elementwise", "for_rows", "is_plain", "with_number", "with_scratch"]
 
 BLOCK = 1 << 16  # elements: 256 KB of float32, so that three or four arrays' blocks fit a second-level cache of 1 MB
 
@@ -92,3 +92,17 @@ def _filled(shape, number, dtype):
     array = np.full(shape, number, dtype)
     array.flags.writeable = False
     return array
+
+
+def with_scratch(update, scratch, *arrays):
+    """Call ``update(*parts, *rows)`` for matching blocks of flat arrays, with `scratch` rows of working memory."""
+    size, dtype = arrays[0].size, arrays[0].dtype
+    if size <= BLOCK:
+        update(*arrays, *[np.empty(size, dtype) for _ in range(scratch)])
+        return
+
+    def block(*parts):
+        with memory.scratch((scratch, parts[0].size), dtype) as rows:
+            update(*parts, *rows)
+
+    elementwise(block, *arrays)

@@ -144,22 +144,6 @@ KERNEL lion(index n, const real* grad, const wide* learning_rate, wide beta_1, w
   }, reads(grad), updates(momenta), updates(param));
 }
 
-// --- Norms -------------------------------------------------------------------------------------------------------
-
-// part[block] <- sum of x^2 over the block's elements
-KERNEL squares_of_blocks(index n, const real* x, wide* part) {
-  wide sum = 0;
-  elementwise(n, [&](wide v) { sum += v * v; }, reads(x));
-  sum = over_row<Sum>(sum);
-  if (threadIdx.x == 0) part[blockIdx.x] = sum;
-}
-
-// x <- x norm / max(sqrt(squares), norm)
-KERNEL scale_by_norm(index n, const wide* squares, wide norm, real* x) {
-  wide factor = norm / maximum(square_root(*squares), norm);
-  elementwise(n, [&](wide& v) { v *= factor; }, updates(x));
-}
-
 // momenta, velocity as in adam;  update <- momenta / (1 - beta_1^t) / (sqrt(velocity / (1 - beta_2^t)) + epsilon)
 // part[0, block] <- sum of param^2,  part[1, block] <- sum of update^2
 KERNEL lamb_update(index n, const real* param, const real* grad, const int* step, wide beta_1, wide rest_1, wide beta_2,
@@ -187,44 +171,4 @@ KERNEL lamb_step(index n, const real* update, const wide* squares, const wide* l
   wide ratio = squares[0] > 0 && squares[1] > 0 ? square_root(squares[0]) / square_root(squares[1]) : wide(1);
   wide rate = *learning_rate * ratio;
   elementwise(n, [&](wide u, wide& p) { p -= rate * u; }, reads(update), updates(param));
-}
-
-// --- What stands around the rules --------------------------------------------------------------------------------
-
-// param <- param - rate param
-KERNEL decay(index n, const wide* rate, real* param) {
-  wide r = *rate;
-  elementwise(n, [&](wide& p) { p -= p * r; }, updates(param));
-}
-
-// average <- momentum average + (1 - momentum) x
-KERNEL moving_average(index n, const real* x, const wide* momentum, real* average) {
-  wide m = *momentum;
-  elementwise(n, [&](wide v, wide& a) { a = m * a + (1 - m) * v; }, reads(x), updates(average));
-}
-
-// target <- source where the condition holds
-KERNEL copy_where(index n, const real* source, const bool* condition, real* target) {
-  if (*condition) elementwise(n, [&](wide s, wide& t) { t = s; }, reads(source), writes(target));
-}
-
-// --- Loss scales -------------------------------------------------------------------------------------------------
-
-// part[block] <- how many of the block's elements of grad are not finite;  grad <- grad / scale
-KERNEL unscale(index n, const wide* scale, real* grad, wide* part) {
-  wide s = *scale, count = 0;
-  elementwise(n, [&](wide& g) {
-    count += wide(!(absolute(g) < infinity()));
-    g /= s;
-  }, updates(grad));
-  count = over_row<Sum>(count);
-  if (threadIdx.x == 0) part[blockIdx.x] = count;
-}
-
-// scale <- scale / 2 after a step that was not finite, 2 scale after growth_steps finite ones;  counter counts those
-KERNEL adapt_scale(const bool* is_finite, int growth_steps, real* scale, int* counter) {
-  bool is_full = *counter == growth_steps - 1;
-  wide factor = is_full ? 2 : 1;
-  *scale = to_real(widen(*scale) * (*is_finite ? factor : wide(0.5)));
-  *counter = *is_finite && !is_full ? *counter + 1 : 0;
 }

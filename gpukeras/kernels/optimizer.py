@@ -12,49 +12,28 @@ for Adam, which has BLAS multiply and add in one pass.
 
 import numpy as np
 
-from gpukeras.backend import blas, cuda, devices, memory
+from gpukeras.backend import blas, cuda, devices
 from gpukeras.kernels import blocks
 from gpukeras.kernels.kernel import kernel
+from gpukeras.kernels.updates import sum_of_squares
 
 __all__ = [
     "adadelta",
     "adagrad",
     "adam",
     "adamax",
-    "adapt_scale",
-    "copy_where",
-    "decay",
     "ftrl",
     "lamb",
     "lion",
-    "moving_average",
     "nadam",
     "rmsprop",
-    "scale_by_norm",
     "sgd",
     "sgd_momentum",
-    "sum_of_squares",
-    "unscale",
-    "update_where",
 ]
 
 _CUDA = cuda.Source("optimizer")
 
 _SIZE = blocks.THREADED + 77  # of the samples: several blocks, on threads
-
-
-def _in_blocks(update, scratch, *arrays):
-    """Call ``update(*parts, *rows)`` for matching blocks of flat arrays, with `scratch` rows of working memory."""
-    size, dtype = arrays[0].size, arrays[0].dtype
-    if size <= blocks.BLOCK:
-        update(*arrays, *[np.empty(size, dtype) for _ in range(scratch)])
-        return
-
-    def block(*parts):
-        with memory.scratch((scratch, parts[0].size), dtype) as rows:
-            update(*parts, *rows)
-
-    blocks.elementwise(block, *arrays)
 
 
 def _samples(random, dtype, *slots):
@@ -91,7 +70,7 @@ def sgd(param, grad, learning_rate):
         np.multiply(g, learning_rate, s)
         np.subtract(p, s, p)
 
-    _in_blocks(update, 1, param, grad)
+    blocks.with_scratch(update, 1, param, grad)
 
 
 @sgd.cuda
@@ -132,7 +111,7 @@ def sgd_momentum(param, grad, velocity, learning_rate, momentum, nesterov):
         else:
             np.add(p, v, p)
 
-    _in_blocks(update, 2, param, grad, velocity)
+    blocks.with_scratch(update, 2, param, grad, velocity)
 
 
 @sgd_momentum.cuda
@@ -169,7 +148,7 @@ def adagrad(param, grad, accumulator, learning_rate, epsilon):
         np.divide(t, s, t)
         np.subtract(p, t, p)
 
-    _in_blocks(update, 2, param, grad, accumulator)
+    blocks.with_scratch(update, 2, param, grad, accumulator)
 
 
 @adagrad.cuda
@@ -237,7 +216,7 @@ def rmsprop(param, grad, velocity, average, momenta, learning_rate, rho, momentu
             t = m
         np.subtract(p, t, p)
 
-    _in_blocks(update, 2, param, grad, velocity, average, momenta)
+    blocks.with_scratch(update, 2, param, grad, velocity, average, momenta)
 
 
 @rmsprop.cuda
@@ -293,7 +272,7 @@ def adam(param, grad, momenta, velocity, velocity_hat, step, learning_rate, beta
         np.divide(m, s, s)
         blas.add_scaled(s, -alpha, p)
 
-    _in_blocks(update, 1, param, grad, momenta, velocity, velocity_hat)
+    blocks.with_scratch(update, 1, param, grad, momenta, velocity, velocity_hat)
 
 
 @adam.cuda
@@ -328,7 +307,7 @@ def adamax(param, grad, momenta, norm, step, learning_rate, beta_1, beta_2, epsi
 
 @adamax.cpu
 def adamax(param, grad, momenta, norm, *settings):
-    _in_blocks(lambda *arrays: adamax.reference(*arrays, *settings), 0, param, grad, momenta, norm)
+    blocks.with_scratch(lambda *arrays: adamax.reference(*arrays, *settings), 0, param, grad, momenta, norm)
 
 
 @adamax.cuda
@@ -365,7 +344,7 @@ def nadam(param, grad, momenta, velocity, product, step, learning_rate, beta_1, 
 
 @nadam.cpu
 def nadam(param, grad, momenta, velocity, *settings):
-    _in_blocks(lambda *arrays: nadam.reference(*arrays, *settings), 0, param, grad, momenta, velocity)
+    blocks.with_scratch(lambda *arrays: nadam.reference(*arrays, *settings), 0, param, grad, momenta, velocity)
 
 
 @nadam.cuda
@@ -402,7 +381,9 @@ def adadelta(param, grad, grad_squares, delta_squares, learning_rate, rho, epsil
 
 @adadelta.cpu
 def adadelta(param, grad, grad_squares, delta_squares, *settings):
-    _in_blocks(lambda *arrays: adadelta.reference(*arrays, *settings), 0, param, grad, grad_squares, delta_squares)
+    blocks.with_scratch(
+        lambda *arrays: adadelta.reference(*arrays, *settings), 0, param, grad, grad_squares, delta_squares
+    )
 
 
 @adadelta.cuda
@@ -439,7 +420,7 @@ def ftrl(param, grad, accumulator, linear, learning_rate, power, l1, l2, l2_shri
 
 @ftrl.cpu
 def ftrl(param, grad, accumulator, linear, *settings):
-    _in_blocks(lambda *arrays: ftrl.reference(*arrays, *settings), 0, param, grad, accumulator, linear)
+    blocks.with_scratch(lambda *arrays: ftrl.reference(*arrays, *settings), 0, param, grad, accumulator, linear)
 
 
 @ftrl.cuda
@@ -470,7 +451,7 @@ def lion(param, grad, momenta, learning_rate, beta_1, beta_2):
 
 @lion.cpu
 def lion(param, grad, momenta, *settings):
-    _in_blocks(lambda *arrays: lion.reference(*arrays, *settings), 0, param, grad, momenta)
+    blocks.with_scratch(lambda *arrays: lion.reference(*arrays, *settings), 0, param, grad, momenta)
 
 
 @lion.cuda
@@ -521,224 +502,3 @@ def lamb(param, grad, momenta, velocity, step, learning_rate, beta_1, beta_2, ep
 def lamb(random, dtype):
     for arrays in _samples(random, dtype, "any", "positive"):
         yield *arrays, _scalar(3, "int32"), _scalar(0.1, dtype), 0.9, 0.999, 1e-7
-
-
-# What stands around the rules: clipping, decay, averages, and steps that are taken on a condition.
-
-
-@kernel
-def sum_of_squares(x):
-    """Σ x² of a flat array, shape (); in float32 for shorter types."""
-    if x.dtype.itemsize < 4:
-        x = x.astype("float32")
-    return (x * x).sum()
-
-
-@sum_of_squares.cpu
-def sum_of_squares(x):
-    if x.dtype.itemsize < 4:
-        x = x.astype("float32")
-    return np.dot(x, x)  # one pass; sums in another order than the reference
-
-
-@sum_of_squares.cuda
-def sum_of_squares(x):
-    parts = devices.array_module(x).empty((1, cuda.grid_of(x)), cuda.wide_dtype(x.dtype))
-    _CUDA.elementwise("squares_of_blocks", x, x, parts)
-    return _CUDA.total(parts, x).reshape(())
-
-
-@sum_of_squares.samples
-def sum_of_squares(random, dtype):
-    yield (random((5,), dtype),)
-    yield (random((_SIZE,), dtype),)
-
-
-@kernel
-def scale_by_norm(x, norm):
-    """x ← x · norm / max(‖x‖, norm): no longer than `norm`."""
-    xp = devices.array_module(x)
-    length = xp.sqrt(sum_of_squares(x))
-    x *= (norm / xp.maximum(length, norm)).astype(x.dtype)
-
-
-@scale_by_norm.cuda
-def scale_by_norm(x, norm):
-    _CUDA.elementwise("scale_by_norm", x, sum_of_squares(x), norm, x)
-
-
-@scale_by_norm.samples
-def scale_by_norm(random, dtype):
-    yield random((5,), dtype), 0.5
-    yield random((_SIZE,), dtype), 1e6
-
-
-@kernel
-def decay(param, rate):
-    """param ← param - rate · param, with a rate that may be too small for ``1 - rate``."""
-    param -= param * rate
-
-
-@decay.cpu
-def decay(param, rate):
-    rate = float(rate)
-
-    def update(p, s):
-        np.multiply(p, rate, s)
-        np.subtract(p, s, p)
-
-    _in_blocks(update, 1, param)
-
-
-@decay.cuda
-def decay(param, rate):
-    _CUDA.elementwise("decay", param, cuda.scalar(rate, param.dtype), param)
-
-
-@decay.samples
-def decay(random, dtype):
-    for param, _ in _samples(random, dtype):
-        yield param, _scalar(1e-3, dtype)
-
-
-@kernel
-def moving_average(average, x, momentum):
-    """average ← momentum · average + (1 - momentum) · x."""
-    average *= momentum
-    average += x * (1 - momentum)
-
-
-@moving_average.cpu
-def moving_average(average, x, momentum):
-    rest = 1 - momentum
-
-    def update(a, block, s):
-        np.multiply(a, momentum, a)
-        np.multiply(block, rest, s)
-        np.add(a, s, a)
-
-    _in_blocks(update, 1, average, x)
-
-
-@moving_average.cuda
-def moving_average(average, x, momentum):
-    _CUDA.elementwise("moving_average", average, x, cuda.scalar(momentum, average.dtype), average)
-
-
-@moving_average.samples
-def moving_average(random, dtype):
-    for average, x in _samples(random, dtype):
-        yield average, x, _scalar(0.99, dtype)
-
-
-@kernel
-def copy_where(target, source, condition):
-    """target ← source where the one truth value `condition` says so, else nothing."""
-    xp = devices.array_module(target)
-    target[...] = xp.where(condition, source, target)
-
-
-@copy_where.cpu
-def copy_where(target, source, condition):
-    if condition:
-        target[...] = source
-
-
-@copy_where.cuda
-def copy_where(target, source, condition):
-    _CUDA.elementwise("copy_where", target, source, condition, target)
-
-
-@copy_where.samples
-def copy_where(random, dtype):
-    for condition in (False, True):
-        for target, source in _samples(random, dtype):
-            yield target, source, _scalar(condition, bool)
-
-
-@kernel
-def update_where(condition, update, arrays):
-    """Call `update()`, which writes into `arrays`, where the one truth value `condition` says so.
-
-    On the device, where the condition may not be read, the update always runs and is undone. What is needed for that is
-    copied where it will be, and only there: where the condition holds, no array is read or written but by the update.
-    """
-    is_undone = ~condition
-    before = [devices.array_module(array).empty_like(array) for array in arrays]
-    for values, array in zip(before, arrays, strict=True):
-        copy_where(values, array, is_undone)
-    update()
-    for values, array in zip(before, arrays, strict=True):
-        copy_where(array, values, is_undone)
-
-
-@update_where.cpu
-def update_where(condition, update, arrays):
-    if condition:
-        update()
-
-
-@update_where.samples
-def update_where(random, dtype):
-    for condition in (False, True):
-        param, grad = random((33,), dtype), random((33,), dtype)
-
-        def update(param=param, grad=grad):
-            param[...] = param - grad
-
-        yield _scalar(condition, bool), update, [param]
-
-
-# Loss scales.
-
-
-@kernel
-def unscale(grad, scale):
-    """grad ← grad / scale, in place; returns whether all of it was finite, as a truth value of shape ()."""
-    xp = devices.array_module(grad)
-    is_finite = xp.asarray(xp.isfinite(grad).all())
-    grad /= scale
-    return is_finite
-
-
-@unscale.cuda
-def unscale(grad, scale):
-    parts = devices.array_module(grad).empty((1, cuda.grid_of(grad)), cuda.wide_dtype(grad.dtype))
-    _CUDA.elementwise("unscale", grad, cuda.scalar(scale, grad.dtype), grad, parts)
-    return (_CUDA.total(parts, grad) == 0).reshape(())
-
-
-@unscale.samples
-def unscale(random, dtype):
-    for value in (1.0, np.inf, -np.inf, np.nan):
-        for grad, _ in _samples(random, dtype):
-            grad[grad.size // 2] = value
-            yield grad, _scalar(3.0, dtype)
-
-
-@kernel
-def adapt_scale(scale, counter, is_finite, growth_steps):
-    """Halve the scale after a step that was not finite, double it after `growth_steps` finite ones in a row, in place.
-
-    Args:
-        scale: Array of shape ().
-        counter: Array of shape (), int32: how many finite steps there were since the scale was changed.
-        is_finite: Truth value of shape ().
-        growth_steps: Number.
-    """
-    xp = devices.array_module(scale)
-    is_full = counter == growth_steps - 1
-    scale *= xp.where(is_finite, xp.where(is_full, 2.0, 1.0), 0.5)
-    counter[...] = xp.where(is_finite & ~is_full, counter + 1, 0)
-
-
-@adapt_scale.cuda
-def adapt_scale(scale, counter, is_finite, growth_steps):
-    _CUDA.launch("adapt_scale", scale, (1,), (1,), is_finite, growth_steps, scale, counter)
-
-
-@adapt_scale.samples
-def adapt_scale(random, dtype):
-    for is_finite in (False, True):
-        for counter in (0, 4, 5):
-            yield _scalar(8.0, dtype), _scalar(counter, "int32"), _scalar(is_finite, bool), 6

@@ -15,7 +15,7 @@ from gpukeras.autograd.scope import commit, current, setting, transaction, varia
 from gpukeras.autograd.symbolic import auto_name
 from gpukeras.autograd.tensor import Tensor, Variable, convert_to_array
 from gpukeras.backend import devices, dtypes
-from gpukeras.kernels import optimizer as kernels
+from gpukeras.kernels import updates
 from gpukeras.optimizers._flat import ACCUMULATOR, AVERAGE, Plan, group_variables, runs_of
 from gpukeras.optimizers._state import State
 from gpukeras.optimizers.schedules import LearningRateSchedule
@@ -395,7 +395,7 @@ class Optimizer(State):
         self._clip(plan.runs)
         if self.weight_decay:
             for stretch in plan.decaying(self):
-                kernels.decay(stretch, learning_rate * self.weight_decay)
+                updates.decay(stretch, learning_rate * self.weight_decay)
         step = self._step()
         self.before_update(step)
         if plan.is_stepwise:
@@ -414,9 +414,9 @@ class Optimizer(State):
         if self.clipnorm and self.clipnorm > 0:
             for run in runs:
                 for grad in run.grad_pieces:
-                    kernels.scale_by_norm(grad, self.clipnorm)
+                    updates.scale_by_norm(grad, self.clipnorm)
         elif self.global_clipnorm and self.global_clipnorm > 0:
-            squares = sum(kernels.sum_of_squares(run.grad) for run in runs)
+            squares = sum(updates.sum_of_squares(run.grad) for run in runs)
             norm = squares**0.5
             xp = devices.array_module(norm)
             # min(1, limit / norm), but NaN for a norm of inf or NaN, as in Keras.
@@ -450,7 +450,7 @@ class Optimizer(State):
                 accumulator[...] = 0
             self._update(plan, learning_rate)
 
-        kernels.update_where(is_update_step, update, plan.written(self))
+        updates.update_where(is_update_step, update, plan.written(self))
 
     def _overwrite(self, variable, gradient):
         """Take the "gradient" as the variable's new value; of accumulated ones the largest."""
@@ -464,17 +464,17 @@ class Optimizer(State):
             variable.array[...] = accumulator
             accumulator[...] = 0
 
-        kernels.update_where(self._is_update_step(), update, [variable.array, accumulator])
+        updates.update_where(self._is_update_step(), update, [variable.array, accumulator])
 
     def _update_averages(self):
         step = self._step()
         for group in self._groups:
             average = group.slots[AVERAGE].array[: group.param.size]
             momentum = ((step != 0) * self.ema_momentum).astype(average.dtype)
-            kernels.moving_average(average, group.param, momentum)
+            updates.moving_average(average, group.param, momentum)
             if self.ema_overwrite_frequency:
                 is_due = (step + 1) % self.ema_overwrite_frequency == 0
-                kernels.copy_where(group.param, average, is_due)
+                updates.copy_where(group.param, average, is_due)
 
     def finalize_variable_values(self, var_list):
         """With `use_ema`, replace the variables by their averages, as `fit` does at its end."""

@@ -8,7 +8,7 @@ from gpukeras.autograd.scope import commit, setting
 from gpukeras.autograd.tensor import Variable
 from gpukeras.backend import devices
 from gpukeras.configurable import serialize
-from gpukeras.kernels import optimizer as kernels
+from gpukeras.kernels import updates
 from gpukeras.optimizers.base import Optimizer
 from gpukeras.registry import register
 
@@ -127,9 +127,9 @@ class LossScaleOptimizer(Optimizer):
             with setting(additions=None):  # what is undone must have been done
                 inner.apply(unscaled, kept)
 
-        kernels.update_where(is_finite, update, inner._all_arrays())
+        updates.update_where(is_finite, update, inner._all_arrays())
         commit()
-        kernels.adapt_scale(scale, self.step_counter.array, is_finite, self.dynamic_growth_steps)
+        updates.adapt_scale(scale, self.step_counter.array, is_finite, self.dynamic_growth_steps)
 
     def plan_of(self, variables):
         """The inner optimizer's Plan: gradients may be written into its buffer, where they are divided by the scale."""
@@ -148,7 +148,7 @@ class LossScaleOptimizer(Optimizer):
             if arrays[position] is not view:
                 view[...] = arrays[position]
                 arrays[position] = view
-        flags = [kernels.unscale(run.grad, scale) for run in plan.runs]
+        flags = [updates.unscale(run.grad, scale) for run in plan.runs]
         if plan.overwritten:
             flags.append(_are_finite([arrays[position] for position, _ in plan.overwritten]))
         return functools.reduce(operator.and_, flags), arrays

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpukeras.backend import blas, threads
-from gpukeras.kernels import blocks, optimizer
+from gpukeras.kernels import blocks, optimizer, updates
 from tests.helpers import assert_close
 from tests.kernels.cutting import CUTS, DTYPES, EXAMPLES, THREADS, assert_same_bits, laid_out, read_only, small_blocks
 
@@ -58,7 +58,7 @@ def arrays_of(rule, size, dtype, seed, layout="plain", is_special=False):
 def updated(rule, problem, is_reference=False):
     """All arrays after one update."""
     arrays, given_settings = arrays_of(rule, **problem)
-    function = getattr(optimizer, rule[0])
+    function = getattr(updates if rule[0] == "moving_average" else optimizer, rule[0])
     with np.errstate(all="ignore"):
         (function.reference if is_reference else function)(*arrays, *given_settings)
     return [a for a in arrays if a is not None]
@@ -167,13 +167,13 @@ def test_sums_of_squares_and_norms(size, dtype, layout, norm, seed):
     )
     wide = x.astype(np.float64)
     read_only(x)
-    square = optimizer.sum_of_squares(x)
-    optimizer.sum_of_squares(other)
+    square = updates.sum_of_squares(x)
+    updates.sum_of_squares(other)
     assert square.shape == () and square.dtype == ("float32" if dtype == "float16" else dtype)
     assert_close(square, (wide * wide).sum())
     x = laid_out(x, layout)
-    optimizer.scale_by_norm(x, norm)
-    optimizer.scale_by_norm(other, norm)
+    updates.scale_by_norm(x, norm)
+    updates.scale_by_norm(other, norm)
     assert_close(x, wide * (norm / max(np.linalg.norm(wide), norm)), dtype)
 
 
@@ -199,9 +199,9 @@ def test_decay_and_conditions_give_the_bits_of_the_reference(size, dtype, cut, l
         arrays = [laid_out(first, layout) for _ in range(4)]
         with np.errstate(all="ignore"):
             for array, number in zip(arrays, rates, strict=False):
-                form(optimizer.decay)(array, number)
-            form(optimizer.copy_where)(arrays[2], source, condition)
-            form(optimizer.update_where)(condition, lambda: arrays[3].fill(7), arrays[3:])
+                form(updates.decay)(array, number)
+            form(updates.copy_where)(arrays[2], source, condition)
+            form(updates.update_where)(condition, lambda: arrays[3].fill(7), arrays[3:])
         return arrays
 
     expected = all_of_them(True)
