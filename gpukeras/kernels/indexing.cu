@@ -1,11 +1,31 @@
-// The gradient of a gather: rows with the same number are added up, in their order and without atomics.
+// Gathers of rows, and their gradient: rows with the same number are added up, in their order and without atomics.
 //
-// The numbers come sorted, `order` says where each stood before. A thread has one column of a chunk of them, in which it
+// For that the numbers come sorted, `order` says where each stood before. A thread has one column of a chunk of them, in which it
 // adds up runs of equal numbers. Runs that reach beyond a chunk are left in parts, which a second kernel adds up.
 
 #include "common.cuh"
 
 constexpr int CHUNK = 64;  // sorted numbers; indexing.py has it too
+
+// The row of a number that may count from the end, or on beyond it
+DEVICE unsigned row_of_number(int number, int count) {
+  int rest = number % count;
+  return unsigned(rest < 0 ? rest + count : rest);
+}
+
+// y[i] <- x[rows[i]]; y has n elements in all, fewer than 2^31
+KERNEL take_rows(index n, int columns, int count, const real* x, const int* rows, real* y) {
+  unsigned first = unsigned(thread_of_grid()), stride = unsigned(threads_of_grid());
+  if (are_packs(columns, x, y)) {
+    unsigned runs = unsigned(columns) / LANES, packs = unsigned(n) / LANES;
+    const uint4* source = reinterpret_cast<const uint4*>(x);
+    for (unsigned i = first; i < packs; i += stride)
+      reinterpret_cast<uint4*>(y)[i] = source[index(row_of_number(rows[i / runs], count)) * runs + i % runs];
+    return;
+  }
+  for (unsigned i = first; i < unsigned(n); i += stride)
+    y[i] = x[index(row_of_number(rows[i / unsigned(columns)], count)) * columns + i % unsigned(columns)];
+}
 
 // The rows of part: what a run from before has in the chunk, and what a run has that begins here and goes on.
 enum { FROM_BEFORE = 0, GOES_ON = 1 };

@@ -1,4 +1,4 @@
-"""Rows added up where an index says: the gradient of a gather, such as an embedding's."""
+"""Rows gathered as an index says, such as an embedding's, and added up where it says: the gradient of that."""
 
 import math
 
@@ -7,10 +7,39 @@ import numpy as np
 from gpukeras.backend import cuda, devices
 from gpukeras.kernels.kernel import kernel
 
-__all__ = ["add_rows"]
+__all__ = ["add_rows", "take_rows"]
 
 _CUDA = cuda.Source("indexing")
 _CHUNK = 64  # sorted numbers that a thread of the CUDA kernel walks over
+
+
+@kernel
+def take_rows(x, index):
+    """x[index] for x (count, ...) and integers of any shape, from the end where they are negative.
+
+    NumPy refuses an index that is out of range. On a GPU, which would have to be waited for, it counts on from the
+    other end, as in CuPy.
+    """
+    return devices.array_module(x).take(x, index, axis=0)
+
+
+@take_rows.cuda
+def take_rows(x, index):
+    columns = math.prod(x.shape[1:])
+    if not x.size or index.size * columns > cuda.MAX_INDEX or len(x) > cuda.MAX_INDEX:
+        return NotImplemented
+    y = devices.array_module(x).empty((*index.shape, *x.shape[1:]), x.dtype)
+    if y.size:
+        _CUDA.elementwise("take_rows", y, columns, len(x), x, index.astype(np.int32, copy=False), y)
+    return y
+
+
+@take_rows.samples
+def take_rows(random, dtype):
+    for shape, count, width in ((1,), 1, 1), ((7, 10), 9, 5), ((500,), 400, 64), ((3, 2), 5, 8), ((0, 2), 3, 2):
+        index = (random(shape, "float32") * 1000.0).astype("int64") % (2 * count) - count
+        yield random((count, width), dtype), index
+    yield random((6, 2, 4), dtype), abs(random((130,), "float32")).astype("int32")
 
 
 @kernel

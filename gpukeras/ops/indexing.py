@@ -200,7 +200,7 @@ def take(x, indices, /, axis=None):
     flat = x.reshape(-1) if axis is None else x
     along = 0 if axis is None else _axis(axis, x.ndim, "take")
     try:
-        y = xp.take(flat, indices, axis=along)
+        y = xp.take(flat, indices, axis=along) if along or axis is None else kernels.take_rows(flat, indices)
     except IndexError as error:
         raise IndexError(
             f"take needs indices below {flat.shape[along]}, the size of axis {along} of shape "

@@ -161,3 +161,10 @@ def test_infinite_gradients_become_nan_and_not_nothing(on_gpu):
         assert np.isnan(grad[4])
         on_gpu(optimizer.lion, param, grad, np.zeros(9, "float32"), np.array(0.1, np.float32), 0.9, 0.99)
         assert np.isnan(param[4]) and np.isfinite(param[3]) == np.isfinite(grad[3])
+
+
+@pytest.mark.parametrize("columns", [1, 3, 4, 33, 64])
+def test_rows_beyond_the_ends_count_on(columns, on_gpu, rng):
+    x, index = rng.standard_normal((7, columns)).astype("float32"), rng.integers(-30, 30, (9, 5)).astype("int32")
+    (y,) = on_gpu(indexing.take_rows, x, index)
+    np.testing.assert_array_equal(y, x[index % 7])
