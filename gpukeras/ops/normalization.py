@@ -370,7 +370,7 @@ def _per_channel(view, x, axis, vectors):
                 f"Batch normalization of shape {x.shape} along axis {axis} needs {name} of shape "
                 f"{view.shape[1:2]}, but got {vector.shape}."
             )
-        made.append(None if vector is None else (vector, _wide(vector.astype(view.dtype, copy=False))))
+        made.append(None if vector is None else (vector, vector.astype(cuda.wide_dtype(view.dtype), copy=False)))
     return made
 
 

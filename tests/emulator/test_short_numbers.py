@@ -74,6 +74,19 @@ def results(device, function, arrays, dy):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_running_averages_of_float32_are_not_rounded(dtype, rng):
+    short = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    x = (rng.standard_normal((64, 8)) + 100).astype(short)
+    mean, variance = x.astype("float32").mean(0) + np.float32(0.01), np.full(8, 1e-3, "float32")
+
+    def call(x):
+        return normalization.batch_normalization(x, mean, variance, -1, epsilon=1e-5)
+
+    (found, _), (plain, _) = (results(device, call, (x,), np.zeros_like(x)) for device in ("emulator", "numpy"))
+    assert_close(found, plain, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", CASES)
 def test_kernels_of_16_bits(name, dtype, launches, rng):
     function, expected = CASES[name]
