@@ -249,7 +249,9 @@ class Source:
             self.launch(name, like, (-(-rows // block[1]),), block, rows, columns, *args)
 
     def columns(self, name, like, rows, columns, count, *args, join="sum_of_chunks", join_args=(), out=None):
-        """Run a kernel that sums over rows, and return its sums (count, columns) in the dtype of `like`.
+        """Run a kernel that sums over rows, and return its sums (count, columns), in `out` where it is given.
+
+        They have the dtype that is computed in: float32 beside 16 bits.
 
         It takes the number of rows and columns first, and last the array of sums of chunks of rows, or the array of
         results where there is one chunk; else the kernel `join` joins the chunks, which follow from the shape alone. It

@@ -15,7 +15,7 @@ import numpy as np
 from gpukeras.backend import blas, cuda, devices
 from gpukeras.kernels import blocks
 from gpukeras.kernels.kernel import kernel
-from gpukeras.kernels.updates import sum_of_squares
+from gpukeras.kernels.updates import flat_samples, flat_scalar, sum_of_squares
 
 __all__ = [
     "adadelta",
@@ -32,23 +32,6 @@ __all__ = [
 ]
 
 _CUDA = cuda.Source("optimizer")
-
-_SIZE = blocks.THREADED + 77  # of the samples: several blocks, on threads
-
-
-def _samples(random, dtype, *slots):
-    """Parameters, gradients, and slots of either sign ("any") or positive ("positive")."""
-    for size in (5, _SIZE):
-        arrays = [random((size,), dtype), random((size,), dtype)]
-        for kind in slots:
-            slot = random((size,), dtype)
-            arrays.append(None if kind is None else slot * slot if kind == "positive" else slot)
-        yield arrays
-
-
-def _scalar(value, dtype):
-    """A 0-d array on the host or the device, without reading it, as every form takes it."""
-    return devices.default_module().asarray(value, dtype=dtype)
 
 
 def _rate_and_step(param, learning_rate, step):
@@ -80,8 +63,8 @@ def sgd(param, grad, learning_rate):
 
 @sgd.samples
 def sgd(random, dtype):
-    for arrays in _samples(random, dtype):
-        yield *arrays, _scalar(0.1, dtype)
+    for arrays in flat_samples(random, dtype):
+        yield *arrays, flat_scalar(0.1, dtype)
 
 
 @kernel
@@ -123,8 +106,8 @@ def sgd_momentum(param, grad, velocity, learning_rate, momentum, nesterov):
 @sgd_momentum.samples
 def sgd_momentum(random, dtype):
     for nesterov in (False, True):
-        for arrays in _samples(random, dtype, "any"):
-            yield *arrays, _scalar(0.1, dtype), 0.9, nesterov
+        for arrays in flat_samples(random, dtype, "any"):
+            yield *arrays, flat_scalar(0.1, dtype), 0.9, nesterov
 
 
 @kernel
@@ -158,8 +141,8 @@ def adagrad(param, grad, accumulator, learning_rate, epsilon):
 
 @adagrad.samples
 def adagrad(random, dtype):
-    for arrays in _samples(random, dtype, "positive"):
-        yield *arrays, _scalar(0.1, dtype), 1e-7
+    for arrays in flat_samples(random, dtype, "positive"):
+        yield *arrays, flat_scalar(0.1, dtype), 1e-7
 
 
 @kernel
@@ -228,11 +211,11 @@ def rmsprop(param, grad, velocity, average, momenta, learning_rate, rho, momentu
 @rmsprop.samples
 def rmsprop(random, dtype):
     for average, momenta in ((None, None), ("any", None), (None, "any"), ("any", "any")):
-        for param, grad, velocity, mean, m in _samples(random, dtype, "positive", average, momenta):
+        for param, grad, velocity, mean, m in flat_samples(random, dtype, "positive", average, momenta):
             if mean is not None:  # what the slots may hold: a mean square is no less than a squared mean
                 mean *= 0.5
                 velocity += mean * mean
-            yield param, grad, velocity, mean, m, _scalar(0.1, dtype), 0.9, 0.8, 1e-3
+            yield param, grad, velocity, mean, m, flat_scalar(0.1, dtype), 0.9, 0.8, 1e-3
 
 
 @kernel
@@ -285,8 +268,8 @@ def adam(param, grad, momenta, velocity, velocity_hat, step, learning_rate, beta
 def adam(random, dtype):
     for hat in (None, "positive"):
         for step in (0, 1000):
-            for arrays in _samples(random, dtype, "any", "positive", hat):
-                yield *arrays, _scalar(step, "int32"), _scalar(0.1, dtype), 0.9, 0.999, 1e-7
+            for arrays in flat_samples(random, dtype, "any", "positive", hat):
+                yield *arrays, flat_scalar(step, "int32"), flat_scalar(0.1, dtype), 0.9, 0.999, 1e-7
 
 
 @kernel
@@ -318,8 +301,8 @@ def adamax(param, grad, momenta, norm, step, learning_rate, beta_1, beta_2, epsi
 
 @adamax.samples
 def adamax(random, dtype):
-    for arrays in _samples(random, dtype, "any", "positive"):
-        yield *arrays, _scalar(3, "int32"), _scalar(0.1, dtype), 0.9, 0.999, 1e-7
+    for arrays in flat_samples(random, dtype, "any", "positive"):
+        yield *arrays, flat_scalar(3, "int32"), flat_scalar(0.1, dtype), 0.9, 0.999, 1e-7
 
 
 @kernel
@@ -356,8 +339,8 @@ def nadam(param, grad, momenta, velocity, product, step, learning_rate, beta_1, 
 
 @nadam.samples
 def nadam(random, dtype):
-    for arrays in _samples(random, dtype, "any", "positive"):
-        scalars = _scalar(0.2, dtype), _scalar(2, "int32"), _scalar(0.1, dtype)
+    for arrays in flat_samples(random, dtype, "any", "positive"):
+        scalars = flat_scalar(0.2, dtype), flat_scalar(2, "int32"), flat_scalar(0.1, dtype)
         yield *arrays, *scalars, 0.9, 0.999, 1e-7
 
 
@@ -394,8 +377,8 @@ def adadelta(param, grad, grad_squares, delta_squares, learning_rate, rho, epsil
 
 @adadelta.samples
 def adadelta(random, dtype):
-    for arrays in _samples(random, dtype, "positive", "positive"):
-        yield *arrays, _scalar(0.1, dtype), 0.95, 1e-7
+    for arrays in flat_samples(random, dtype, "positive", "positive"):
+        yield *arrays, flat_scalar(0.1, dtype), 0.95, 1e-7
 
 
 @kernel
@@ -432,8 +415,8 @@ def ftrl(param, grad, accumulator, linear, learning_rate, *settings):
 @ftrl.samples
 def ftrl(random, dtype):
     for settings in ((-0.5, 0.0, 0.0, 0.0, 0.0), (-0.7, 0.1, 0.2, 0.3, 0.4)):
-        for arrays in _samples(random, dtype, "positive", "any"):
-            yield *arrays, _scalar(0.1, dtype), *settings
+        for arrays in flat_samples(random, dtype, "positive", "any"):
+            yield *arrays, flat_scalar(0.1, dtype), *settings
 
 
 @kernel
@@ -462,11 +445,11 @@ def lion(param, grad, momenta, learning_rate, beta_1, beta_2):
 
 @lion.samples
 def lion(random, dtype):
-    for param, grad, momenta in _samples(random, dtype, "any"):
+    for param, grad, momenta in flat_samples(random, dtype, "any"):
         # Away from where the sign changes, also once all are rounded to 16 bits: there, rounding decides on it.
         direction = momenta * 0.9 + grad * 0.1
         momenta += (abs(direction) < 0.05) * (0.2 - 0.4 * (direction < 0)).astype(dtype)
-        yield param, grad, momenta, _scalar(0.1, dtype), 0.9, 0.99
+        yield param, grad, momenta, flat_scalar(0.1, dtype), 0.9, 0.99
 
 
 @kernel
@@ -500,5 +483,5 @@ def lamb(param, grad, momenta, velocity, step, learning_rate, beta_1, beta_2, ep
 
 @lamb.samples
 def lamb(random, dtype):
-    for arrays in _samples(random, dtype, "any", "positive"):
-        yield *arrays, _scalar(3, "int32"), _scalar(0.1, dtype), 0.9, 0.999, 1e-7
+    for arrays in flat_samples(random, dtype, "any", "positive"):
+        yield *arrays, flat_scalar(3, "int32"), flat_scalar(0.1, dtype), 0.9, 0.999, 1e-7

@@ -10,6 +10,8 @@ __all__ = [
     "adapt_scale",
     "copy_where",
     "decay",
+    "flat_samples",
+    "flat_scalar",
     "moving_average",
     "scale_by_norm",
     "sum_of_squares",
@@ -22,13 +24,17 @@ _CUDA = cuda.Source("updates")
 _SIZE = blocks.THREADED + 77  # of the samples: several blocks, on threads
 
 
-def _pairs(random, dtype):
-    """Two flat arrays, small and large."""
+def flat_samples(random, dtype, *slots):
+    """Parameters, gradients, and slots of either sign ("any") or positive ("positive")."""
     for size in (5, _SIZE):
-        yield random((size,), dtype), random((size,), dtype)
+        arrays = [random((size,), dtype), random((size,), dtype)]
+        for kind in slots:
+            slot = random((size,), dtype)
+            arrays.append(None if kind is None else slot * slot if kind == "positive" else slot)
+        yield arrays
 
 
-def _scalar(value, dtype):
+def flat_scalar(value, dtype):
     """A 0-d array on the host or the device, without reading it, as every form takes it."""
     return devices.default_module().asarray(value, dtype=dtype)
 
@@ -104,8 +110,8 @@ def decay(param, rate):
 
 @decay.samples
 def decay(random, dtype):
-    for param, _ in _pairs(random, dtype):
-        yield param, _scalar(1e-3, dtype)
+    for param, _ in flat_samples(random, dtype):
+        yield param, flat_scalar(1e-3, dtype)
 
 
 @kernel
@@ -134,8 +140,8 @@ def moving_average(average, x, momentum):
 
 @moving_average.samples
 def moving_average(random, dtype):
-    for average, x in _pairs(random, dtype):
-        yield average, x, _scalar(0.99, dtype)
+    for average, x in flat_samples(random, dtype):
+        yield average, x, flat_scalar(0.99, dtype)
 
 
 @kernel
@@ -159,8 +165,8 @@ def copy_where(target, source, condition):
 @copy_where.samples
 def copy_where(random, dtype):
     for condition in (False, True):
-        for target, source in _pairs(random, dtype):
-            yield target, source, _scalar(condition, bool)
+        for target, source in flat_samples(random, dtype):
+            yield target, source, flat_scalar(condition, bool)
 
 
 @kernel
@@ -193,7 +199,7 @@ def update_where(random, dtype):
         def update(param=param, grad=grad):
             param[...] = param - grad
 
-        yield _scalar(condition, bool), update, [param]
+        yield flat_scalar(condition, bool), update, [param]
 
 
 # Loss scales.
@@ -218,9 +224,9 @@ def unscale(grad, scale):
 @unscale.samples
 def unscale(random, dtype):
     for value in (1.0, np.inf, -np.inf, np.nan):
-        for grad, _ in _pairs(random, dtype):
+        for grad, _ in flat_samples(random, dtype):
             grad[grad.size // 2] = value
-            yield grad, _scalar(3.0, dtype)
+            yield grad, flat_scalar(3.0, dtype)
 
 
 @kernel
@@ -248,4 +254,4 @@ def adapt_scale(scale, counter, is_finite, growth_steps):
 def adapt_scale(random, dtype):
     for is_finite in (False, True):
         for counter in (0, 4, 5):
-            yield _scalar(8.0, dtype), _scalar(counter, "int32"), _scalar(is_finite, bool), 6
+            yield flat_scalar(8.0, dtype), flat_scalar(counter, "int32"), flat_scalar(is_finite, bool), 6
