@@ -57,7 +57,7 @@ class Layer(Configurable):
     _tracker: tracking.Tracker
     _losses: list[Tensor]
     _inbound_nodes: list[Node]
-    _accepted: Any = None
+    _accepted: Any = frozenset()
     _build_shapes: Any
 
     _tracking_category = "layer"
@@ -113,7 +113,8 @@ class Layer(Configurable):
         self._losses = []
         self._inbound_nodes = []
         self._is_building = False
-        self._accepted = None  # shape and dtype of the last single input that passed every check
+        # Shapes and dtypes of single inputs that passed every check, with the settings they passed in. No state.
+        vars(self)["_accepted"] = set()
         # Whether inputs become Tensors of the compute dtype before call() sees them.
         self._convert_input_args = True
         # Whether call() takes positional arguments that are not tensors.
@@ -127,6 +128,7 @@ class Layer(Configurable):
             value = tracking.wrap(self._tracker, value)
         if name[0] != "_" and name not in _OF_LOOPS:
             tracking.count_setting()
+            self._forget_accepted()
         super().__setattr__(name, value)
 
     def __delattr__(self, name):
@@ -467,7 +469,7 @@ class Layer(Configurable):
             if type(x) is Tensor:
                 scope = vars(current)  # one look for the thread's own fields; those that are not set are None
                 training = scope.get("training")
-                if (x.array.shape, x.array.dtype, training, scope.get("autocast")) == self._accepted and (
+                if (x.array.shape, x.array.dtype, training, scope.get("autocast")) in self._accepted and (
                     getattr(x, "_keras_mask", None) is None
                 ):
                     settings = {} if training is None or not self._signature.has_training else {"training": training}
@@ -665,11 +667,17 @@ class Layer(Configurable):
             and not kwargs.keys() - {"training", "mask"}
             and kwargs.get("training", current.training) == current.training
         )
-        x: Any = args[0] if args else None
-        # Past __setattr__: this is no state, and it is set on every call of a new shape.
-        self.__dict__["_accepted"] = (
-            (x.array.shape, x.array.dtype, current.training, current.autocast) if is_plain else None
-        )
+        if not is_plain:
+            return
+        if len(self._accepted) >= _MOST_ACCEPTED:
+            self._accepted.clear()
+        x = args[0].array
+        self._accepted.add((x.shape, x.dtype, current.training, current.autocast))
+
+    def _forget_accepted(self):
+        """Let the next call of any shape be checked: something that the checks look at may have changed."""
+        if self._accepted:
+            self._accepted.clear()
 
     # --- Graph ------------------------------------------------------------------------------------------
 
@@ -733,6 +741,7 @@ class Layer(Configurable):
 _FLOAT32 = np.dtype("float32")
 _UNTRACKED = frozenset({bool, int, float, str, type(None), Tensor})
 _OF_LOOPS = frozenset({"history", "stop_training", "stop_evaluating", "stop_predicting"})  # settings of no layer
+_MOST_ACCEPTED = 16
 _OWN_LISTS = frozenset({"_losses", "_inbound_nodes", "_build_shapes"})
 
 

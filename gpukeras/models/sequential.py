@@ -94,7 +94,7 @@ class Sequential(Model):
     def _forget(self):
         self.built = False
         self.__dict__["_functional"] = None
-        self.__dict__["_accepted"] = None
+        self._forget_accepted()
 
     def _rebuild(self):
         self._forget()

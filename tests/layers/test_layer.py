@@ -3,6 +3,7 @@ import pytest
 
 import gpukeras as keras
 from gpukeras import layers, ops
+from gpukeras.autograd.scope import setting
 from gpukeras.autograd.tape import Tape
 from tests.helpers import assert_close
 
@@ -224,6 +225,33 @@ def test_compute_output_shape_by_tracing():
 
     assert Odd().compute_output_shape((None, 3)) == (None, 6)
     assert Odd()(keras.Input((5,))).shape == (None, 10)
+
+
+class TestCallsOfAShapeSeenBefore:
+    def test_what_is_set_between_two_calls_holds(self):
+        layer = layers.Dense(2)
+        layer(X)
+        layer.activity_regularizer = keras.regularizers.L2(0.5)
+        y = layer(X).numpy()
+        assert_close(layer.losses[0].numpy(), 0.5 * np.sum(y**2) / len(y))
+        layer.input_spec = keras.InputSpec(shape=(7, 3))
+        with pytest.raises(ValueError, match=r"\(7, 3\)"):
+            layer(X)
+
+    def test_each_shape_and_mode_is_checked_once(self, monkeypatch):
+        layer = layers.Dropout(0.5)
+        checked = []
+        check = layers.Layer._checked_call
+        monkeypatch.setattr(
+            layers.Layer, "_checked_call", lambda self, *given: checked.append(given) or check(self, *given)
+        )
+        with setting(layer=layers.Dense(1)):
+            for _ in range(3):
+                for x in (X, X[:2]):
+                    for training in (True, False):
+                        with setting(training=training):
+                            layer(ops.convert_to_tensor(x))
+        assert len(checked) == 4
 
 
 class TestBadInput:
