@@ -6,9 +6,10 @@ import sys
 import numpy as np
 
 from gpukeras.autograd.scope import current
-from gpukeras.autograd.tape import add_gradient, in_dtype_of
+from gpukeras.autograd.tape import add_gradient, as_taken, in_dtype_of
 from gpukeras.autograd.tensor import Tensor, Variable, increase
 from gpukeras.backend import devices
+from gpukeras.kernels.deferred import Deferred, as_array
 
 __all__ = ["Program", "Trace"]
 
@@ -201,11 +202,13 @@ class Program:
                 if dy is None:
                     continue
             else:
-                dy = tuple([known[slot] for slot in slots])
+                dy = tuple([as_array(known[slot]) for slot in slots])
                 if all([d is None for d in dy]):
                     continue
                 for slot in slots:
                     known[slot] = None
+            if isinstance(dy, Deferred):
+                dy = as_taken(dy, backward)
             gradients = backward(dy, needs)
             for i, slot in wanted:
                 d = gradients[i]

@@ -3,8 +3,9 @@
 import numpy as np
 
 from gpukeras.autograd.scope import current
+from gpukeras.kernels.deferred import Deferred, as_array
 
-__all__ = ["Tape", "add_gradient", "in_dtype_of"]
+__all__ = ["Tape", "add_gradient", "as_taken", "in_dtype_of"]
 
 
 class Tape:
@@ -79,7 +80,7 @@ class Tape:
         for inputs, outputs, backward, needs in reversed(self.entries):
             # A gradient is taken out once it is used, for nothing earlier can ask for it: that frees the memory.
             if type(outputs) is tuple:
-                dy = tuple([known.get(id(output)) for output in outputs])
+                dy = tuple([as_array(known.get(id(output))) for output in outputs])
                 if all([d is None for d in dy]):
                     continue
                 for output in outputs:
@@ -90,6 +91,8 @@ class Tape:
                 dy = known.get(key) if key in wanted else known.pop(key, None)
                 if dy is None:
                     continue
+            if isinstance(dy, Deferred):
+                dy = as_taken(dy, backward)
             for tensor, needed, d in zip(inputs, needs, backward(dy, needs), strict=True):
                 if needed and d is not None:
                     key = id(tensor)
@@ -102,7 +105,7 @@ class Tape:
 
 def add_gradient(known, owned, key, d):
     """Add to a gradient that is there already."""
-    before = known[key]
+    before, d = as_array(known[key]), as_array(d)
     if before.dtype.itemsize != d.dtype.itemsize:  # 16 bits, and float32 that an op wrote where the optimizer wants it
         dtype = max(before.dtype, d.dtype, key=lambda dtype: dtype.itemsize)
         before, d = before.astype(dtype, copy=False), d.astype(dtype, copy=False)
@@ -114,8 +117,14 @@ def add_gradient(known, owned, key, d):
         owned.add(key)
 
 
+def as_taken(gradient, backward):
+    """A deferred gradient as a backward function takes it."""
+    return gradient if getattr(backward, "takes_deferred", False) else gradient.array()
+
+
 def in_dtype_of(dtype, gradient):
     """A variable read in another dtype (mixed precision) gets its gradient in its own."""
+    gradient = as_array(gradient)
     if gradient is None:
         return None
     if isinstance(gradient, np.generic):

@@ -22,6 +22,7 @@ import numpy as np
 
 from gpukeras.backend import memory, threads
 from gpukeras.kernels import products
+from gpukeras.kernels.deferred import Deferred, as_array
 from gpukeras.kernels.patches import FEW_CHANNELS, Block, columns_of, goes_by_rows
 from gpukeras.kernels.windows import Windows
 
@@ -84,15 +85,20 @@ def goes_back_by_columns(weights, windows, groups):
 def gather(x, windows, groups, y: Any = None, weights=None, bias=None, is_rectified=False, dy: Any = None):
     """One walk over the columns of x: y ← columns · weights + bias, and Σ columnsᵀ · dy is returned.
 
-    Either is left out where its arrays are None. Of y only the positive part is kept where `is_rectified`.
+    Either is left out where its arrays are None. Of y only the positive part is kept where `is_rectified`. X and dy may
+    be deferred.
     """
     channels, filters = x.shape[-1], (y if dy is None else dy).shape[-1]
     has_few = channels // groups <= FEW_CHANNELS  # little work for many results, hence larger blocks
-    cuts = _cuts(len(x), windows.grid, windows.count * channels + filters, x.dtype, 2 if has_few else 1)
+    cuts = _cuts(x.shape[0], windows.grid, windows.count * channels + filters, x.dtype, 2 if has_few else 1)
     is_by_rows = len(cuts) > 1 and goes_by_rows(windows, channels // groups)
     pieces = windows.size[0] if is_by_rows else 1
     if is_by_rows:
-        cuts = _cuts(len(x), windows.grid, windows.count // pieces * channels + pieces * filters, x.dtype)
+        cuts = _cuts(x.shape[0], windows.grid, windows.count // pieces * channels + pieces * filters, x.dtype)
+    if any(block.rows != slice(0, windows.grid[0]) for block in cuts):
+        x, dy = as_array(x), as_array(dy)
+    elif not windows.sees_all:
+        x = as_array(x)
     shape = (pieces, groups, windows.count * channels // groups // pieces, filters // groups)
     parts = _parts(cuts, 0 if dy is None else math.prod(shape) * x.dtype.itemsize)
     chunks = None if y is None else _pieces_of(matrices_of(weights, groups), pieces, len(parts) > 1)
@@ -107,6 +113,7 @@ def gather(x, windows, groups, y: Any = None, weights=None, bias=None, is_rectif
             columns_of(x, windows, groups, block, is_by_rows) as (columns, fill),
             memory.scratch((0 if y is None else pieces * size,), x.dtype) as shares,
             memory.scratch((0 if dy is None else size,), x.dtype) as moved,
+            _blocks_of(dy, block) as rows_of,
         ):
             multiply: Any = None if y is None else _multiplying(columns, chunks, shares, len(parts) > 1)
             add: Any = None if dy is None else _summing(columns, filters, moved, len(parts) > 1)
@@ -118,8 +125,8 @@ def gather(x, windows, groups, y: Any = None, weights=None, bias=None, is_rectif
                     multiply(out.swapaxes(0, 1) if is_by_rows else out)
                     finish(out, line, is_rectified)
                 if dy is not None:
-                    rows = dy[block].swapaxes(0, 1) if is_by_rows else dy[block]
-                    add(rows, sums[part], block is not parts[part][0])
+                    rows = rows_of(block)
+                    add(rows.swapaxes(0, 1) if is_by_rows else rows, sums[part], block is not parts[part][0])
 
             yield compute
 
@@ -127,6 +134,21 @@ def gather(x, windows, groups, y: Any = None, weights=None, bias=None, is_rectif
     if dy is None:
         return None
     return join_matrices(sums.sum(axis=0).swapaxes(0, 1).reshape(groups, pieces * shape[2], shape[3]), windows)
+
+
+@contextlib.contextmanager
+def _blocks_of(dy, block):
+    """A function of blocks like this one: the part of dy that belongs to it; deferred ones come into memory for one."""
+    if not isinstance(dy, Deferred):
+        yield lambda block: dy[block]
+        return
+    with memory.scratch((block.kind[0], *dy.shape[1:]), dy.dtype) as held:
+
+        def write(block):
+            dy.write(block.images, held)
+            return held
+
+        yield write
 
 
 def _pieces_of(matrices, pieces, in_tiles):

@@ -19,6 +19,7 @@ from gpukeras.backend import blas, cuda, cudnn, devices, memory, threads
 from gpukeras.kernels import blocks, columns
 from gpukeras.kernels.activation import relu_backward
 from gpukeras.kernels.columns import join_matrices, matrices_of, mirrored, places_of, split
+from gpukeras.kernels.deferred import Deferred, as_array
 from gpukeras.kernels.kernel import kernel
 from gpukeras.kernels.linear import finish_on_gpu, sum_of_rows
 from gpukeras.kernels.windows import windows_of
@@ -121,6 +122,7 @@ def convolve_input_gradient(dy, weights, windows, groups, bias=None, is_rectifie
 
 @convolve_input_gradient.cpu
 def convolve_input_gradient(dy, weights, windows, groups, bias=None, is_rectified=False):
+    dy = as_array(dy)
     if windows.is_pointwise and groups == 1:
         dx = blas.matmul(dy.reshape(-1, dy.shape[-1]), weights.reshape(weights.shape[-2:]).T)
         return finish(dx.reshape(*dy.shape[:-1], dx.shape[-1]), bias, is_rectified)
@@ -178,7 +180,7 @@ def _placed(result, out):
 @convolve_kernel_gradient.cpu
 def convolve_kernel_gradient(x, dy, windows, groups, out=None):
     if windows.is_pointwise and groups == 1:
-        d = blas.matmul(x.reshape(-1, x.shape[-1]).T, dy.reshape(-1, dy.shape[-1]))
+        d = blas.matmul(x.reshape(-1, x.shape[-1]).T, as_array(dy).reshape(-1, dy.shape[-1]))
         return _placed(d.reshape(*windows.size, *d.shape), out)
     return _placed(columns.gather(x, windows, groups, dy=dy), out)
 
@@ -224,7 +226,8 @@ def convolve_gradients(x, dy, weights, windows, groups, out=None):
 
 @convolve_gradients.cpu
 def convolve_gradients(x, dy, weights, windows, groups, out=None):
-    if windows.mirrored is None or not columns.goes_back_by_columns(weights, windows, groups):
+    if windows.mirrored is None or windows.is_pointwise or not columns.goes_back_by_columns(weights, windows, groups):
+        dy = as_array(dy)
         dx = convolve_input_gradient(dy, weights, windows, groups)
         return dx, convolve_kernel_gradient(x, dy, windows, groups, out)
     # Columns of dy serve both: dx is their product with the weights, the weights' gradient that with x.
@@ -255,8 +258,9 @@ def convolve_and_kernel_gradient(x, weights, dy, windows, groups, out=None):
 @convolve_and_kernel_gradient.cpu
 def convolve_and_kernel_gradient(x, weights, dy, windows, groups, out=None):
     if windows.is_pointwise:
+        x, dy = as_array(x), as_array(dy)
         return convolve(x, weights, windows), convolve_kernel_gradient(x, dy, windows, groups, out)
-    y = np.empty((len(x), *windows.grid, weights.shape[-1]), x.dtype)
+    y = np.empty((x.shape[0], *windows.grid, weights.shape[-1]), x.dtype)
     return y, _placed(columns.gather(x, windows, groups, y, weights, dy=dy), out)
 
 
@@ -342,6 +346,11 @@ def rectifier_gradient(dy, y, needs_sum, out=None):
 
 @rectifier_gradient.cpu
 def rectifier_gradient(dy, y, needs_sum, out=None):
+    if isinstance(dy, Deferred):
+        deferred = dy.after_rectifier(y)
+        if deferred is not None:
+            return deferred, _placed(deferred.sum_of_rows(), out) if needs_sum else None
+        dy = dy.array()
     drows = np.empty(y.shape, dy.dtype)
     filters = y.shape[-1]
     count = max(min(-(-y.size // blocks.THREAD_BLOCK), len(y)), 1)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpukeras.backend import cuda, devices
+from gpukeras.kernels.deferred import Deferred
 
 __all__ = ["kernel", "registered_kernels"]
 
@@ -43,7 +44,7 @@ class Kernel:
     def __call__(self, first, *args, **kwargs):
         if type(first) is np.ndarray:  # many times in a step, hence without a look at the devices
             return self.on_numpy(first, *args, **kwargs)
-        if devices.array_module(first) is np:
+        if isinstance(first, Deferred) or devices.array_module(first) is np:
             return self.on_numpy(first, *args, **kwargs)
         # The one place where CUDA C gives way to the reference: where no such form is, where the arrays are not plain
         # or of several dtypes, and where the form itself declines because of its other arguments.

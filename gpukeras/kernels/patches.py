@@ -8,6 +8,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from gpukeras.backend import memory
+from gpukeras.kernels.deferred import Deferred
 
 __all__ = ["Block", "FEW_CHANNELS", "columns_of", "goes_by_rows"]
 
@@ -52,12 +53,13 @@ def columns_of(x, windows, groups, block, is_by_rows):
     rows = count if is_by_rows else stop - start
     inner = batch * math.prod(windows.grid[1:])
     size = rows * inner * windows.count // (windows.size[0] if is_by_rows else 1) * x.shape[-1]
-    is_direct = not windows.is_padded and x.strides[-1] == x.itemsize
+    whole = None if isinstance(x, Deferred) else x
+    is_direct = whole is not None and not windows.is_padded and whole.strides[-1] == whole.itemsize
     with (
         memory.scratch((0,) if is_direct else (batch, count, *windows.span[1:], x.shape[-1]), x.dtype) as padded,
         memory.scratch((size,), x.dtype) as held,
     ):
-        seen = x[:, first : first + count] if is_direct else padded
+        seen = padded if whole is None or not is_direct else whole[:, first : first + count]
         view, axis = _view(seen, windows, groups, stop - start, is_by_rows)
         target = held.reshape(*view.shape[:axis], batch, *view.shape[axis + 1 :])
         if is_direct:
@@ -72,7 +74,10 @@ def columns_of(x, windows, groups, block, is_by_rows):
             _clear_around(padded, into)
 
             def fill(images):
-                np.copyto(inside, x[(images, *source)])
+                if whole is None:
+                    x.write(images, inside)
+                else:
+                    np.copyto(inside, whole[(images, *source)])
                 np.copyto(target, view)
 
         yield _columns(held, windows, groups, inner, stop - start, is_by_rows), fill

@@ -10,10 +10,13 @@ import math
 import numpy as np
 
 from gpukeras.backend import cuda, devices, memory, threads
+from gpukeras.kernels.activation import relu_backward
+from gpukeras.kernels.deferred import Deferred
 from gpukeras.kernels.kernel import kernel
+from gpukeras.kernels.linear import sum_of_rows
 from gpukeras.kernels.windows import windows_of
 
-__all__ = ["average_pool", "average_pool_gradient", "max_pool", "max_pool_gradient"]
+__all__ = ["average_pool", "average_pool_gradient", "deferred_max_pool_gradient", "max_pool", "max_pool_gradient"]
 
 _CUDA = cuda.Source("pooling")
 
@@ -23,6 +26,9 @@ _CUDA = cuda.Source("pooling")
 _BLOCK = 1 << 18
 _THREADED = 1 << 20
 _THREAD_BLOCK = 1 << 19
+# Elements of x from which on its gradient waits for its use. A step of 64 images with two layers of convolution,
+# rectifier and pooling took 17.4 ms with gradients computed at once, and 15.3 so.
+_DEFERRED = 1 << 16
 
 
 @kernel
@@ -83,26 +89,24 @@ def max_pool_gradient(dy, x, y, windows):
 @max_pool_gradient.cpu
 def max_pool_gradient(dy, x, y, windows):
     dx = np.empty(x.shape, dy.dtype)
-    boolean = np.dtype(bool)
-
-    def compute(images):
-        block, out_block, dblock, dout = x[images], y[images], dx[images], dy[images]
-        shape = out_block.shape
-        if not windows.is_tiling:
-            dblock.fill(0)
-        with memory.scratch(shape, boolean) as is_here, memory.scratch(shape, boolean) as is_open:
-            is_open.fill(True)  # windows whose maximum is still to come
-            for out, into in windows.taps[:-1]:
-                here, still = is_here[out], is_open[out]
-                np.equal(block[into], out_block[out], out=here)
-                here &= still
-                still ^= here
-                _add_chosen(dout[out], here, dblock[into], windows.is_disjoint)
-            out, into = windows.taps[-1]
-            _add_chosen(dout[out], is_open[out], dblock[into], windows.is_disjoint)
-
-    _for_blocks(compute, x)
+    _for_blocks(lambda images: _write_gradient(dy[images], x[images], y[images], windows, dx[images]), x)
     return dx
+
+
+def _write_gradient(dy, x, y, windows, dx):
+    boolean = np.dtype(bool)
+    if not windows.is_tiling:
+        dx[...] = 0
+    with memory.scratch(y.shape, boolean) as is_here, memory.scratch(y.shape, boolean) as is_open:
+        is_open.fill(True)  # windows whose maximum is still to come
+        for out, into in windows.taps[:-1]:
+            here, still = is_here[out], is_open[out]
+            np.equal(x[into], y[out], out=here)
+            here &= still
+            still ^= here
+            _add_chosen(dy[out], here, dx[into], windows.is_disjoint)
+        out, into = windows.taps[-1]
+        _add_chosen(dy[out], is_open[out], dx[into], windows.is_disjoint)
 
 
 def _add_chosen(dy, is_chosen, dx, is_first):
@@ -111,6 +115,35 @@ def _add_chosen(dy, is_chosen, dx, is_first):
         np.multiply(dy, is_chosen, out=dx)  # 0.6 of the time of a mask of bits, 0.2 of a copy with `where`
     else:
         dx += dy * is_chosen
+
+
+def deferred_max_pool_gradient(dy, x, y, windows):
+    """`max_pool_gradient`, computed where it is used if that can be."""
+    is_plain = type(x) is type(y) is type(dy) is np.ndarray and x.dtype == dy.dtype and x.dtype.char in "fd"
+    if is_plain and windows.is_disjoint and x.size >= _DEFERRED:
+        return _MaxPoolGradient(dy, x, y, windows)
+    return max_pool_gradient(dy, x, y, windows)
+
+
+class _MaxPoolGradient(Deferred):
+    def __init__(self, dy, x, y, windows):
+        super().__init__(x.shape, dy.dtype)
+        self.dy, self.x, self.y, self.windows = dy, x, y, windows
+
+    def array(self):
+        return max_pool_gradient(self.dy, self.x, self.y, self.windows)
+
+    def write(self, samples, out):
+        _write_gradient(self.dy[samples], self.x[samples], self.y[samples], self.windows, out)
+
+    def after_rectifier(self, y):
+        if y is not self.x:
+            return None
+        # Each dy goes to one place, where x is the maximum: the rectifier lets it pass where that is positive.
+        return _MaxPoolGradient(relu_backward(self.dy, self.y), self.x, self.y, self.windows)
+
+    def sum_of_rows(self):
+        return sum_of_rows(self.dy.reshape(-1, self.dy.shape[-1]))
 
 
 @max_pool_gradient.cuda

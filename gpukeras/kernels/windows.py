@@ -37,6 +37,7 @@ class Windows:
             ``x[in]`` is what that place sees of an input (batch, *space, ...) in the windows ``y[out]``
             of a grid (batch, *grid, ...). Windows whose place is padding are left out.
         is_padded: Whether any window sees padding.
+        sees_all: Whether every place lies between the first and the last that a window sees.
         is_pointwise: Whether every window is one place of the input, and every place a window.
         is_disjoint: Whether no place is seen by two windows.
         is_tiling: Whether every place is seen by exactly one window, and no window sees padding.
@@ -58,6 +59,7 @@ class Windows:
             ((batch, *(out for out, _ in tap)), (batch, *(into for _, into in tap))) for tap in itertools.product(*axes)
         ]
         self.is_padded = any(low or span - low > n for low, span, n in zip(lows, self.span, space, strict=True))
+        self.sees_all = all(0 <= low and span - low >= n for low, span, n in zip(lows, self.span, space, strict=True))
         self.is_pointwise = self.count == 1 and space == grid and not self.is_padded and max(strides) == 1
         self.is_disjoint = all(s >= (k - 1) * d + 1 for s, k, d in zip(strides, size, dilation, strict=True))
         self.is_tiling = strides == size and self.span == space and not self.is_padded and self.is_disjoint

@@ -7,6 +7,7 @@ from gpukeras.autograd.op import op
 from gpukeras.autograd.scope import current, gradient_place
 from gpukeras.backend import blas, cuda
 from gpukeras.kernels import convolution, depthwise
+from gpukeras.kernels.deferred import as_array
 from gpukeras.kernels.windows import Windows, windows_of
 from gpukeras.ops.spatial import (
     from_channels_last,
@@ -99,7 +100,12 @@ def conv_with_bias(
     """
     padding = padding_name("ops.conv", padding, ("valid", "same", "causal"))
     y, backward = _conv("conv", inputs, kernel, bias, strides, padding, data_format, dilation_rate, is_rectified)
-    return y, lambda dy, needs: backward(dy, needs, needs.bias)
+
+    def backward_with_bias(dy, needs):
+        return backward(dy, needs, needs.bias)
+
+    backward_with_bias.takes_deferred = is_rectified
+    return y, backward_with_bias
 
 
 def _conv(who, inputs, kernel, bias, strides, padding, data_format, dilation_rate, is_rectified):
@@ -117,7 +123,7 @@ def _conv(who, inputs, kernel, bias, strides, padding, data_format, dilation_rat
 
     def backward(dy, needs, needs_bias):
         dx = dkernel = dbias = None
-        dy = to_channels_last(dy, data_format)[0]
+        dy = to_channels_last(as_array(dy) if is_first or is_depthwise else dy, data_format)[0]
         at_kernel, at_bias = _places(kernel if needs.kernel else None, bias if needs_bias else None, x, dy)
         if is_rectified:
             dy, dbias = convolution.rectifier_gradient(dy, y, needs_bias, at_bias)

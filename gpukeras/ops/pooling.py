@@ -44,12 +44,10 @@ def max_pool(inputs, /, pool_size, strides=None, padding="valid", data_format=No
     y = kernels.max_pool(x, windows)
 
     def backward(dy, needs):
-        return (
-            from_channels_last(
-                kernels.max_pool_gradient(to_channels_last(dy, data_format)[0], x, y, windows),
-                is_first,
-            ),
-        )
+        if not is_first:
+            return (kernels.deferred_max_pool_gradient(dy, x, y, windows),)
+        dx = kernels.max_pool_gradient(to_channels_last(dy, data_format)[0], x, y, windows)
+        return (from_channels_last(dx, is_first),)
 
     return from_channels_last(y, is_first), backward
 
