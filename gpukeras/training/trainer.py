@@ -11,14 +11,15 @@ from gpukeras import callbacks as callbacks_room
 from gpukeras import losses as losses_room
 from gpukeras import metrics as metrics_room
 from gpukeras import optimizers as optimizers_room
-from gpukeras.autograd.symbolic import flatten, map_structure
+from gpukeras.autograd.symbolic import map_structure
 from gpukeras.autograd.tensor import Tensor
 from gpukeras.backend import devices, memory
 from gpukeras.configurable import serialize
 from gpukeras.layers.layer import Layer
-from gpukeras.training import interrupts, step
+from gpukeras.training import interrupts, labels, step
 from gpukeras.training.compiled import CompiledLosses, CompiledMetrics, total_of
 from gpukeras.training.data import RowsBatch, is_one_batch, open_data, plain_batch, split_validation, to_batch, unpack
+from gpukeras.training.outputs import Outputs, own_arrays
 
 __all__ = ["Trainer"]
 
@@ -273,8 +274,8 @@ class Trainer(_LayerBelow):
         validation = None
         if validation_data is not None:
             validation = _open_validation(validation_data, validation_batch_size or batch_size, validation_steps)
-            self._check_labels(validation)
-        self._check_labels(data)
+            labels.check_data(self, validation)
+        labels.check_data(self, data)
         if not isinstance(callbacks, callbacks_room.CallbackList):
             callbacks = callbacks_room.CallbackList(
                 callbacks,
@@ -380,7 +381,7 @@ class Trainer(_LayerBelow):
             raise ValueError(f"evaluate got unknown arguments {sorted(kwargs)}.")
         self._require_compiled("evaluate")
         data = open_data(x, y, sample_weight, batch_size=batch_size, steps=steps)
-        self._check_labels(data)
+        labels.check_data(self, data)
         if callbacks is None and verbose == 0:
             callbacks = _NOBODY
         if not isinstance(callbacks, callbacks_room.CallbackList):
@@ -430,9 +431,9 @@ class Trainer(_LayerBelow):
         if callbacks is None and verbose == 0:
             if steps is None and is_one_batch(x, batch_size) and type(self).predict_step is Trainer.predict_step:
                 if self.built:  # an interrupt finds no weights half made
-                    return _own_arrays(step.call(self, plain_batch(x), training=False))
+                    return own_arrays(step.call(self, plain_batch(x), training=False))
                 with interrupts.between_steps():
-                    return _own_arrays(step.call(self, plain_batch(x), training=False))
+                    return own_arrays(step.call(self, plain_batch(x), training=False))
             callbacks = _NOBODY
         data = open_data(x, batch_size=batch_size, steps=steps)
         if not isinstance(callbacks, callbacks_room.CallbackList):
@@ -444,7 +445,7 @@ class Trainer(_LayerBelow):
                 steps=data.steps,
                 model=self,
             )
-        results = _Outputs(_module_of(x, data))
+        results = Outputs(x, data)
         with interrupts.between_steps():
             callbacks.on_predict_begin()
             for number, batch in _grouped(data.epoch(), self.steps_per_execution):
@@ -458,7 +459,7 @@ class Trainer(_LayerBelow):
         if not results.batches:
             raise ValueError("The data gave no batches to predict on.")
         memory.limit_kept()
-        return _concatenated(results.all())
+        return results.joined()
 
     def _predict_one(self, batch):
         if type(self).predict_step is Trainer.predict_step:
@@ -478,7 +479,7 @@ class Trainer(_LayerBelow):
         if class_weight is not None and sample_weight is not None:
             raise ValueError("class_weight and sample_weight cannot both be given; multiply them yourself.")
         batch = to_batch((_plain(x), _plain(y), _plain(sample_weight)), class_weight)
-        self._check_batch_labels(batch[1])
+        labels.check(self, batch[1])
         self.reset_metrics()
         with interrupts.between_steps():
             result = self._run_step(self.train_step, Trainer.train_step, step.train, batch)
@@ -489,7 +490,7 @@ class Trainer(_LayerBelow):
         """Loss and metrics of one batch."""
         self._require_compiled("test_on_batch")
         batch = to_batch((_plain(x), _plain(y), _plain(sample_weight)))
-        self._check_batch_labels(batch[1])
+        labels.check(self, batch[1])
         self.reset_metrics()
         logs = self._logs_of(self._run_step(self.test_step, Trainer.test_step, step.test, batch))()
         return logs if return_dict else self._in_order(logs)
@@ -520,33 +521,6 @@ class Trainer(_LayerBelow):
                 stacklevel=3,
             )
             self.__dict__["_compiled_trainable_state"] = now
-
-    def _check_labels(self, data):
-        """Integer targets on the host must be classes that the model has; read once, before anything runs."""
-        targets = getattr(data, "structure", (None, None, None))[1]
-        if targets is not None:
-            self._check_batch_labels(targets)
-
-    def _check_batch_labels(self, targets):
-        if self._compile_loss is None:
-            return
-        classes = _sparse_class_counts(self, targets)
-        for label_array, count, loss in classes:
-            labels = label_array.array if isinstance(label_array, Tensor) else label_array
-            if not isinstance(labels, np.ndarray) or labels.size == 0:
-                continue
-            low, high = labels.min(), labels.max()
-            ignored = getattr(loss, "ignore_class", None)
-            if ignored is not None and ignored in (low, high):
-                kept = labels[labels != ignored]
-                if kept.size == 0:
-                    continue
-                low, high = kept.min(), kept.max()
-            if low < 0 or high >= count:
-                raise ValueError(
-                    f"{self._who()} has {count} classes, so labels must lie in 0..{count - 1}, but y holds "
-                    f"{int(low)}..{int(high)}. Renumber the labels, or give the last layer {int(high) + 1} units."
-                )
 
     def _who(self):
         return f"{type(self).__name__} {self.name!r}"
@@ -632,74 +606,6 @@ def _python_logs(logs):
     return result
 
 
-def _concatenated(batches):
-    first = batches[0]
-    if isinstance(first, dict):
-        return {key: _concatenated([batch[key] for batch in batches]) for key in first}
-    if isinstance(first, (list, tuple)):
-        return type(first)(_concatenated(list(parts)) for parts in zip(*batches, strict=True))
-    if len(batches) == 1:
-        return _own_arrays(first)
-    return devices.array_module(first).concatenate(batches, axis=0)
-
-
-def _own_arrays(outputs):
-    """NumPy arrays of the caller's own: an output may be a view of what the model keeps or was given."""
-    if type(outputs) is Tensor:
-        return outputs.array.copy()
-    return map_structure(
-        lambda y: y.array.copy() if isinstance(y, Tensor) else y.copy() if devices.is_array(y) else y, outputs
-    )
-
-
-def _module_of(x, data):
-    """The array library of the caller's x: NumPy, unless all of x is on the GPU."""
-    given = x if devices.default_module() is np else getattr(data, "structure", [None])[0]
-    modules = {devices.array_module(leaf.array if isinstance(leaf, Tensor) else leaf) for leaf in flatten(given)}
-    return modules.pop() if len(modules) == 1 else np
-
-
-_WAITING_AT_MOST = 1 << 26  # bytes of outputs
-
-
-class _Outputs:
-    """The outputs of batches, in the caller's kind of array.
-
-    Reading an output from a GPU waits for all work that was launched, so they are read many at a time.
-    """
-
-    def __init__(self, module):
-        self.batches = []  # of which the first `read` are of the caller's kind
-        self.read = 0
-        self.waiting = 0
-        self.is_crossing = module is not devices.default_module()
-        self.convert: Any = devices.to_numpy if module is np else module.asarray
-
-    def add(self, outputs):
-        if type(outputs) is Tensor:
-            self.batches.append(outputs.array)
-        else:
-            self.batches.append(map_structure(lambda y: y.array if isinstance(y, Tensor) else y, outputs))
-        if self.is_crossing:
-            self.waiting += sum(getattr(y, "nbytes", 0) for y in flatten(self.batches[-1]))
-            if self.waiting > _WAITING_AT_MOST:
-                self.all()
-
-    def all(self):
-        """Every batch's outputs."""
-        if self.is_crossing:
-            for i in range(self.read, len(self.batches)):
-                self.batches[i] = map_structure(
-                    lambda y: self.convert(y) if devices.is_array(y) else y, self.batches[i]
-                )
-            self.read, self.waiting = len(self.batches), 0
-        return self.batches
-
-    def last(self):
-        """The last batch's outputs, as callbacks get them."""
-        return {"outputs": self.all()[-1]}
-
-
 def _open_validation(data, batch_size, steps):
     if isinstance(data, (list, tuple)):
         return open_data(*unpack(tuple(data)), batch_size=batch_size, steps=steps)
@@ -727,31 +633,3 @@ def _plain(structure):
         if isinstance(first, (bool, int, float, np.generic)):
             return np.asarray(structure)
     return structure
-
-
-def _sparse_class_counts(model, targets):
-    """``(labels, number of classes, loss)`` for every output with a sparse crossentropy, as far as known."""
-    compiled = model._compile_loss
-    outputs = getattr(model, "outputs", None) if _has_outputs(model) else None
-    flat = flatten(targets)
-    found = []
-    if compiled.built:
-        for entry in compiled.entries:
-            if _is_sparse(entry.loss) and outputs is not None and entry.index < min(len(flat), len(outputs)):
-                found.append((flat[entry.index], outputs[entry.index].shape[-1], entry.loss))
-    elif outputs is not None and len(outputs) == len(flat) == 1 and _is_sparse(compiled.user_loss):
-        found.append((flat[0], outputs[0].shape[-1], compiled.user_loss))
-    return [item for item in found if item[1] is not None and item[0] is not None]
-
-
-def _has_outputs(model):
-    try:
-        return bool(model.outputs)
-    except AttributeError:
-        return False
-
-
-def _is_sparse(loss):
-    name = loss if isinstance(loss, str) else getattr(loss, "name", None) or getattr(loss, "__name__", "")
-    is_class = isinstance(loss, losses_room.SparseCategoricalCrossentropy)
-    return is_class or name == "sparse_categorical_crossentropy"
