@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import gpukeras as keras
 from gpukeras import ops
 from gpukeras.autograd.tape import Tape
-from gpukeras.backend import memory
-from gpukeras.kernels import convolution, pooling
+from gpukeras.backend import memory, threads
+from gpukeras.kernels import columns, convolution, pooling
 from gpukeras.kernels.deferred import Deferred, as_array
 from gpukeras.kernels.windows import windows_of
 from gpukeras.ops.convolution import conv_with_bias
@@ -17,12 +19,12 @@ def always_deferred(monkeypatch):
     monkeypatch.setattr(pooling, "_DEFERRED", 0)
 
 
-def pooled(shape, size, random):
+def pooled(shape, size, random, dtype="float32"):
     """The gradient that a pooling gives back, deferred, and the output of the rectifier before it, with ties."""
     windows = windows_of(shape[1:-1], size, size, "valid", (1,) * len(size))
-    y = np.maximum(random.normal(size=shape).round(1), 0).astype("float32")
+    y = np.maximum(random.normal(size=shape).round(1), 0).astype(dtype)
     top = pooling.max_pool(y, windows)
-    dy = random.normal(size=top.shape).astype("float32")
+    dy = random.normal(size=top.shape).astype(dtype)
     return pooling.deferred_max_pool_gradient(dy, y, top, windows), y
 
 
@@ -79,6 +81,48 @@ def test_convolutions_take_it_with_the_same_bits(x, weights, padding, dilation):
             found, expected = (function(*before, d, *after) for d in (gradient, dy))
             for a, b in zip(found, expected, strict=True):
                 np.testing.assert_array_equal(a, b)
+
+
+@given(
+    problem=st.fixed_dictionaries(
+        {
+            "batch": st.integers(0, 7),
+            "axes": st.lists(  # space, size, dilation of the convolution, size of the pooling
+                st.tuples(st.integers(1, 9), st.integers(1, 3), st.integers(1, 2), st.integers(1, 3)),
+                min_size=1,
+                max_size=3,
+            ),
+            "padding": st.sampled_from(["valid", "same"]),
+            "channels": st.sampled_from([1, 3, 8]),
+            "filters": st.sampled_from([1, 4, 9]),
+            "block": st.sampled_from([1, 3000, 1 << 20]),
+            "dtype": st.sampled_from(["float32", "float64"]),
+            "seed": st.integers(0, 99),
+        }
+    )
+)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_shape_and_any_number_of_threads(problem, monkeypatch):
+    monkeypatch.setattr(columns, "_BLOCK_BYTES", problem["block"])
+    random, rank = np.random.default_rng(problem["seed"]), len(problem["axes"])
+    space, size, dilation, pool = zip(*problem["axes"], strict=True)
+    windows = windows_of(space, size, (1,) * rank, problem["padding"], dilation)
+    if not all(grid >= n for grid, n in zip(windows.grid, pool, strict=True)):
+        return
+    channels, filters = problem["channels"], problem["filters"]
+    x = random.normal(size=(problem["batch"], *space, channels)).astype(problem["dtype"])
+    weights = random.normal(size=(*size, channels, filters)).astype(problem["dtype"])
+    gradient, y = pooled((problem["batch"], *windows.grid, filters), pool, random, problem["dtype"])
+    gradient = gradient.after_rectifier(y)
+    found = []
+    for count in (1, 2, 5):
+        with memory.poison(), threads.use_count(count):
+            found.append(convolution.convolve_gradients(x, gradient, weights, windows, 1))
+    reference = convolution.convolve_gradients.reference(x, gradient.array(), weights, windows, 1)
+    for first, second, third, expected in zip(*found, reference, strict=True):
+        np.testing.assert_array_equal(first, second)
+        np.testing.assert_array_equal(first, third)
+        assert_close(first, expected)
 
 
 def gradients(function, x, weights):
