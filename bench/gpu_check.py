@@ -21,7 +21,7 @@ from gpukeras.backend import cuda, cudnn, devices, dtypes, gemm
 from gpukeras.backend.graphs import Graph
 from gpukeras.kernels import attention, convolution
 from gpukeras.kernels.kernel import registered_kernels
-from gpukeras.training import step
+from gpukeras.training import captures, step
 from gpukeras.training.data import to_batch
 
 __all__ = ["PART"]
@@ -376,7 +376,7 @@ def _steps(bench, name):
         for _ in range(count):
             step.train(model, *batch)
         if not settings:
-            (graph,) = model.__dict__["_remembered_captures"][1]._graphs.values()
+            (graph,) = captures.graphs_of(model)
             if graph.graph is None:
                 raise WrongError(f"it was not captured: {graph.reason}")
         return [devices.to_numpy(v.array) for v in model.variables + model.optimizer.variables]

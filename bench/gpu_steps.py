@@ -14,7 +14,7 @@ from bench.gpu_models import MODELS
 from bench.gpu_products import import_torch, torch_clock
 from bench.gpu_shared import Part, tf32, wall_clock, with_cudnn
 from gpukeras.backend import cudnn, devices
-from gpukeras.training import step
+from gpukeras.training import captures, step
 from gpukeras.training.data import to_batch
 
 __all__ = ["PART"]
@@ -119,11 +119,8 @@ def _timed(bench, name, policy, settings):
     for _ in range(4):  # builds, writes down, records
         step.train(model, *batch)
     cells = _cells(bench.time(lambda: step.train(model, *batch)), workload)
-    reasons = []
-    captures = model.__dict__.get("_remembered_captures")
-    if captures is not None:
-        reasons = [graph.reason for graph in captures[1]._graphs.values() if graph.reason]
-        captures[1].clear()  # a graph holds the memory of a step
+    reasons = [graph.reason for graph in captures.graphs_of(model) if graph.reason]
+    captures.forget(model)  # a graph holds the memory of a step
     keras.utils.clear_session()
     return cells | ({"note": f"not captured: {reasons[0]}"} if reasons else {})
 

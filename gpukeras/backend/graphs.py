@@ -17,9 +17,7 @@ import threading
 import traceback
 from typing import Any
 
-import numpy as np
-
-__all__ = ["Graph", "GraphCache", "Scalars", "stream"]
+__all__ = ["Graph", "GraphCache", "stream"]
 
 
 def _cupy():
@@ -203,16 +201,12 @@ def _place_of(error):
 
 
 def _copied(outputs):
-    """The outputs with every array copied, out of memory that the next launch writes."""
-    if outputs is None:
-        return None
+    """The outputs with every array copied, out of memory that the next launch writes; anything else as it is."""
     if isinstance(outputs, dict):
         return {name: _copied(output) for name, output in outputs.items()}
     if isinstance(outputs, (tuple, list)):
         return type(outputs)([_copied(output) for output in outputs])
-    if not hasattr(outputs, "strides"):
-        raise TypeError(f"A recorded function returns arrays, but one output is a {type(outputs).__name__}.")
-    return outputs.copy()
+    return outputs.copy() if hasattr(outputs, "strides") else outputs
 
 
 class GraphCache:
@@ -235,6 +229,9 @@ class GraphCache:
     def __contains__(self, signature):
         return signature in self._graphs
 
+    def __iter__(self):
+        return iter(self._graphs.values())
+
     def get(self, signature, make, warmup=2):
         """The graph of a signature; a new one records the function that ``make()`` returns."""
         graph = self._graphs.get(signature)
@@ -251,41 +248,3 @@ class GraphCache:
         """Close all graphs."""
         while self._graphs:
             self._graphs.popitem()[1].close()
-
-
-class Scalars:
-    """Numbers that change from step to step and that recorded kernels read from memory, such as a learning rate.
-
-    Floats are kept as float32 and whole numbers as int32, side by side in the order given, so that a kernel may take
-    the address of `array` for that of a struct. What kernels themselves advance, such as a step count, is not for here.
-
-    Args:
-        values: Each number's name and first value.
-
-    Attributes:
-        array: All of them, as bytes.
-    """
-
-    def __init__(self, **values):
-        self._values = dict(values)
-        types = {name: np.int32 if isinstance(value, int) else np.float32 for name, value in values.items()}
-        host = np.concatenate([np.array([values[name]], types[name]).view(np.uint8) for name in values])
-        self.array = _cupy().asarray(host)
-        self._views = {
-            name: self.array[4 * i : 4 * i + 4].view(types[name]).reshape(()) for i, name in enumerate(values)
-        }
-
-    def __getitem__(self, name):
-        return self._views[name]
-
-    def update(self, **values):
-        """Write the numbers that have changed, for the launches that follow; not while a step is recorded."""
-        for name, value in values.items():
-            if name not in self._values:
-                raise ValueError(f"There is no number {name!r} among {', '.join(self._values)}.")
-            if isinstance(self._values[name], int) and not isinstance(value, int):
-                raise TypeError(f"The number {name!r} is whole, but got {value!r}.")
-            if value != self._values[name]:
-                view = self._views[name]
-                view.set(np.array(value, view.dtype))
-                self._values[name] = value

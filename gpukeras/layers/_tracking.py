@@ -4,7 +4,7 @@ import functools
 
 from gpukeras.autograd.tensor import Variable
 
-__all__ = ["TrackedDict", "TrackedList", "TrackedSet", "Tracker", "count_setting", "remembered", "stamp", "wrap"]
+__all__ = ["TrackedDict", "TrackedList", "TrackedSet", "Tracker", "last_set", "remembered", "stamp_of", "wrap"]
 
 CATEGORIES = ("variable", "layer", "metric", "seed_generator")
 
@@ -12,15 +12,22 @@ _changes = 0  # how often any layer has got or lost state
 _settings = 0  # how often a public attribute of any layer has been set
 
 
-def count_setting():
-    """A public attribute of a layer has been set."""
-    global _settings
-    _settings += 1
+def stamp_of(layer):
+    """Two numbers: one differs from an earlier one where the layer or one within it has got or lost state since, the
+    other where a public attribute of one has been set."""
+    known = layer.__dict__.get("_remembered_stamp")
+    now = _changes, _settings
+    if known is None or known[0] != now:
+        trackers = [inner._tracker for inner in layer._all_layers()]
+        stamp = max(tracker.changed for tracker in trackers), max(tracker.set for tracker in trackers)
+        known = layer.__dict__["_remembered_stamp"] = now, stamp
+    return known[1]
 
 
-def stamp():
-    """Differs from an earlier one where any layer has got or lost state, or a setting of one has changed, since."""
-    return _changes, _settings
+def last_set(layer):
+    """The layer, it or one within it, of which a public attribute was set last, and the attribute's name."""
+    latest = max((inner._tracker for inner in layer._all_layers()), key=lambda tracker: tracker.set)
+    return latest.owner, latest.name_set
 
 
 def remembered(walk):
@@ -45,12 +52,25 @@ class Tracker:
 
     Classes say what they are by an attribute ``_tracking_category``. After the layer is built the
     tracker is locked: state that appears later would be missing from saved files.
+
+    Attributes:
+        changed: When state came or went last, by a clock that all layers share.
+        set: When a public attribute of the layer was set last, by another such clock; ``name_set`` is its name.
     """
 
     def __init__(self, owner):
         self.owner = owner
         self.is_locked = False
         self.stores = {category: [] for category in CATEGORIES}
+        self.changed = self.set = 0
+        self.name_set = None
+
+    def count_setting(self, name):
+        """A public attribute of the layer has been set."""
+        global _settings
+        _settings += 1
+        self.set = _settings
+        self.name_set = name
 
     def add(self, value):
         """Track `value` if it is of a tracked category and not known yet."""
@@ -79,6 +99,7 @@ class Tracker:
     def _count_change(self):
         global _changes
         _changes += 1
+        self.changed = _changes
 
 
 def category_of(value):

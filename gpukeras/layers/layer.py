@@ -127,7 +127,7 @@ class Layer(Configurable):
         if kind not in _UNTRACKED and not name.startswith("_untracked") and name not in _OWN_LISTS:
             value = tracking.wrap(self._tracker, value)
         if name[0] != "_" and name not in _OF_LOOPS:
-            tracking.count_setting()
+            self._tracker.count_setting(name)
             self._forget_accepted()
         super().__setattr__(name, value)
 

@@ -155,6 +155,11 @@ class Optimizer(State):
         else:
             before.assign(learning_rate)
 
+    @property
+    def calls_for_learning_rate(self):
+        """Whether the learning rate comes from a function of the user's, which every step calls."""
+        return not isinstance(self._learning_rate, (Variable, LearningRateSchedule))
+
     def _current_learning_rate(self):
         """The learning rate now as an array of shape (), not read on the host."""
         rate = self._learning_rate

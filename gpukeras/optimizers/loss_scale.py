@@ -104,6 +104,11 @@ class LossScaleOptimizer(Optimizer):
         return self.inner_optimizer.iterations
 
     @property
+    def calls_for_learning_rate(self):
+        """As of the inner optimizer."""
+        return self.inner_optimizer.calls_for_learning_rate
+
+    @property
     def learning_rate(self):
         return self.inner_optimizer.learning_rate
 

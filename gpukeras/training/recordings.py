@@ -12,8 +12,8 @@ import collections
 from gpukeras.autograd.program import Trace
 from gpukeras.autograd.scope import current
 from gpukeras.autograd.tensor import Tensor
-from gpukeras.layers import _tracking as tracking
 from gpukeras.optimizers import Optimizer
+from gpukeras.training.stamps import Stamp
 
 __all__ = ["find", "is_own"]
 
@@ -97,7 +97,7 @@ def find(model, variables, x, y, sample_weight):
         or optimizer.loss_scale_factor is not None
     ):
         return None
-    stamp = (*tracking.stamp(), id(model._compile_loss), id(model._compile_metrics), *map(id, variables))
+    stamp = Stamp(model, variables)
     known = model.__dict__.get("_remembered_recordings")
     if known is None or known[0] != stamp:
         known = model.__dict__["_remembered_recordings"] = stamp, collections.OrderedDict()

@@ -34,7 +34,7 @@ def call(model, x, training):
         raise ValueError(f"{type(model).__name__} {model.name!r} got no input data: x is None.")
     process.prepare()
     try:
-        if devices.default_module() is not np and captures.can_capture(model, x):
+        if devices.default_module() is not np and captures.can_capture("predict", model, x):
             return captures.run(f"call, training={training},", model, lambda model, x: _call(model, x, training), x)
         return _call(model, x, training)
     except MemoryError as error:
@@ -121,7 +121,7 @@ def train(model, x, y, sample_weight):
 
 def _by_graph(kind, function, model, *batch):
     """``function(model, *batch)``, as a CUDA graph where that is possible."""
-    if devices.default_module() is np or not model._has_default_metrics or not captures.can_capture(model, batch):
+    if devices.default_module() is np or not captures.can_capture(kind, model, batch):
         return function(model, *batch)
     return captures.run(kind, model, function, *batch)
 
@@ -260,7 +260,7 @@ _BY_NAME = {"train": (_train, train), "test": (_test, test)}
 def fed(kind, model, batch):
     """`train` or `test` of a `data.RowsBatch`, or the prediction for it, which its graph gathers, if there is one."""
     function, plain = _BY_NAME.get(kind, (_predict, None))
-    if not captures.can_feed(model) or (plain is not None and not model._has_default_metrics):
+    if not captures.can_feed(kind, model):
         return call(model, batch[0], False) if plain is None else plain(model, *batch)
     process.prepare()
     try:

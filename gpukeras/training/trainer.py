@@ -72,9 +72,12 @@ class Trainer(_LayerBelow):
             weighted_metrics: Metrics that take sample and class weights into account.
             run_eagerly: Whether every step runs op by op, so that it can be debugged.
             steps_per_execution: Number of steps between two calls of batch callbacks.
-            jit_compile: Whether later steps may be run from the list of the ops of an earlier one, without the layers'
-                own code: False never, "auto" where all of that code is the library's, True also where it is the
-                user's, which then must do nothing but call ops. Every value computes the same.
+            jit_compile: Whether later steps may be run from what an earlier one did, without the layers' own code;
+                False: never. On a GPU, the third step of a kind and shape is recorded as a CUDA graph and launched
+                from then on, code of the user's included: as wherever Keras compiles, its Python runs no more until a
+                setting changes. A step that reads the device cannot be recorded, and a warning says which line does.
+                Elsewhere it is the list of the ops that is run again: with "auto" where all code is the library's,
+                with True also where it is the user's, which then must do nothing but call ops.
             auto_scale_loss: Whether a mixed_float16 model gets a loss-scaling optimizer.
 
         Raises:

@@ -7,6 +7,7 @@ from gpukeras import layers
 from gpukeras.backend import cublaslt, cuda, devices
 from gpukeras.kernels import convolution
 from gpukeras.kernels.windows import windows_of
+from gpukeras.training import captures
 from tests.emulator.compile import reason_to_skip
 from tests.helpers import assert_close
 
@@ -61,7 +62,7 @@ def test_gradients_are_written_where_the_optimizer_wants_them(policy, gpu_with_k
     model.compile("sgd", "mse")
     x, y = (devices.to_device(rng.standard_normal(s).astype("float32")) for s in ((8, 6, 6, 2), (8, 1)))
     model.fit(x, y, batch_size=8, epochs=4, verbose=0)
-    (graph,) = model.__dict__["_remembered_captures"][1]._graphs.values()
+    (graph,) = captures.graphs_of(model)
     labels = [getattr(kernel, "label", None) for kernel in graph.graph.kernels]
     after_loss = labels[labels.index("squared_error") :]
     assert "sgd" in after_loss and "__setitem__" not in after_loss

@@ -6,6 +6,7 @@ import pytest
 import gpukeras as keras
 from gpukeras import layers, ops
 from gpukeras.backend import devices
+from gpukeras.training import captures
 from tests.emulator import compile as emulator
 
 pytest_plugins = ["tests.fake_gpu"]
@@ -171,7 +172,7 @@ class TestWhatCannotBeRecorded:
             UserWarning, match="train step of 'sequential.*' runs without a CUDA graph: .*capturing"
         ) as caught:
             model = self.trained(reading)
-        assert len(caught) == 1
+        assert len(caught) == 1 and caught[0].filename == __file__  # the line that called the library
         assert f"reading, line {reading.__code__.co_firstlineno + 1} of {__file__}" in str(caught[0].message)
         assert model.optimizer.iterations.numpy() == 6
         assert not gpu.live_pools
@@ -204,22 +205,72 @@ class TestWhatCannotBeRecorded:
             model.fit(on(X), on(LABELS), batch_size=11, epochs=4, verbose=0)
         assert "begin_capture" not in gpu.names()
 
-    def test_of_a_model_with_metrics_of_its_own_runs_eagerly(self, gpu):
-        class Own(keras.Model):
-            def __init__(self):
-                super().__init__()
-                self.dense = layers.Dense(3)
-
-            def call(self, x):
-                return self.dense(x)
-
-            def compute_metrics(self, x, y, y_pred, sample_weight=None):
-                return {"largest": ops.max(y_pred)}
-
-        model = Own()
+    def test_is_told_of_once_for_all_kinds_and_sizes_of_steps(self, gpu):
+        model = keras.Sequential([keras.Input((12,)), layers.Dense(3, activation=lambda x: x * read_if_tensor(x))])
         model.compile("sgd", "mse")
-        history = model.fit(on(X), on(X[:, :3]), batch_size=22, epochs=4, verbose=0)
-        assert len(history.history["largest"]) == 4 and "begin_capture" not in gpu.names()
+        x, y = on(X), on(X[:, :3])
+        with pytest.warns(UserWarning, match="runs without a CUDA graph") as caught:
+            model.fit(x, y, batch_size=8, epochs=6, verbose=0, validation_data=(x, y), validation_batch_size=4)
+        assert [str(w.message).partition(":")[0] for w in caught] == [str(caught[0].message).partition(":")[0]]
+
+    @pytest.mark.parametrize(
+        ("result", "reason"),
+        [(lambda y: float(ops.max(y)), "capturing"), (lambda y: 0.5, "a float is among its results")],
+    )
+    def test_metrics_of_the_users_own(self, gpu, result, reason):
+        model = with_metrics_of_its_own(result)
+        with pytest.warns(UserWarning, match=f"runs without a CUDA graph: .*{reason}") as caught:
+            history = model.fit(on(X), on(X[:, :3]), batch_size=22, epochs=6, verbose=0)
+        assert len(caught) == 1 and len(history.history["largest"]) == 6
+
+    def test_a_learning_rate_that_a_function_gives_is_asked_for_at_every_step(self, gpu):
+        def weights(**settings):
+            keras.utils.set_random_seed(1)
+            rates = iter([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+            model = perceptron()
+            model.compile(keras.optimizers.SGD(lambda: next(rates)), "sparse_categorical_crossentropy", **settings)
+            model.fit(on(X), on(LABELS), batch_size=22, epochs=6, verbose=0)
+            assert next(rates, None) is None
+            return model.get_weights()
+
+        with pytest.warns(UserWarning, match="learning_rate is a function, .* LearningRateSchedule") as caught:
+            found = weights()
+        assert len(caught) == 1
+        for a, b in zip(found, weights(run_eagerly=True), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def read_if_tensor(x):
+    return float(ops.max(x)) if hasattr(x, "array") else 1.0
+
+
+def with_metrics_of_its_own(result):
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(3)
+
+        def call(self, x):
+            return self.dense(x)
+
+        def compute_metrics(self, x, y, y_pred, sample_weight=None):
+            return {"largest": result(y_pred)}
+
+    model = Own()
+    model.compile("sgd", "mse")
+    return model
+
+
+def test_metrics_of_the_users_own_are_recorded(gpu):
+    def found(**settings):
+        keras.utils.set_random_seed(1)
+        model = with_metrics_of_its_own(ops.max)
+        model.run_eagerly = settings.get("run_eagerly", False)
+        return model.fit(on(X), on(X[:, :3]), batch_size=22, epochs=6, verbose=0, shuffle=False).history["largest"]
+
+    largest = found()
+    assert gpu.names().count("launch") == 3
+    assert largest == found(run_eagerly=True) and len(set(largest)) == 6
 
 
 class TestChanges:
@@ -255,6 +306,74 @@ class TestChanges:
         for a, b in zip(model.variables, other.variables, strict=True):
             np.testing.assert_array_equal(devices.to_numpy(a.array), devices.to_numpy(b.array))
 
+    @pytest.mark.parametrize(
+        ("set_to", "is_set_to", "value"),
+        [
+            (keras.config.set_epsilon, keras.config.epsilon, 0.3),
+            (keras.config.enable_tf32, keras.config.is_tf32_enabled, False),
+            (keras.config.enable_cudnn, keras.config.is_cudnn_enabled, False),
+        ],
+    )
+    def test_of_settings_of_the_process_are_followed(self, gpu, set_to, is_set_to, value):
+        model, other = self.model(), self.model()
+        other.run_eagerly = True
+        (graph,) = captures.graphs_of(model)
+        before = is_set_to()
+        set_to(value)
+        try:
+            self.fit(model)
+            self.fit(other)
+        finally:
+            set_to(before)
+        assert graph.graph is None  # dropped
+        for a, b in zip(model.variables, other.variables, strict=True):
+            np.testing.assert_array_equal(devices.to_numpy(a.array), devices.to_numpy(b.array))
+
+    def test_of_other_models_drop_no_graph(self, gpu):
+        model = self.model()
+        (graph,) = captures.graphs_of(model)
+        other = perceptron()
+        other.layers[0].activation = keras.activations.tanh
+        self.fit(model)
+        assert captures.graphs_of(model) == [graph] and graph.graph is not None
+
+    def test_that_a_step_makes_itself_drop_no_graph(self, gpu):
+        class Noting(layers.Layer):
+            calls = 0
+
+            def call(self, x):
+                self.calls += 1
+                self.seen = x
+                return ops.tanh(x)
+
+        def trained(**settings):
+            keras.utils.set_random_seed(1)
+            noting = Noting()
+            model = keras.Sequential([keras.Input((12,)), noting, layers.Dense(3, "softmax")])
+            model.compile("adam", "sparse_categorical_crossentropy", **settings)
+            noting.calls = 0
+            model.fit(on(X), on(LABELS), batch_size=11, epochs=6, verbose=0)
+            return noting.calls, model.get_weights()
+
+        calls, weights = trained()
+        assert calls == 4 and gpu.names().count("launch") == 12 - 3  # as wherever Keras compiles
+        calls, expected = trained(run_eagerly=True)
+        assert calls == 12
+        for a, b in zip(weights, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    def test_before_every_step_are_told_of(self, gpu):
+        model = self.model()
+        layer = model.layers[0]
+
+        class Setting(keras.callbacks.Callback):
+            def on_train_batch_begin(self, batch, logs=None):
+                layer.noise = batch
+
+        with pytest.warns(UserWarning, match=f"'noise' of Dense '{layer.name}' was set") as caught:
+            model.fit(on(X), on(LABELS), batch_size=2, epochs=2, verbose=0, callbacks=[Setting()])
+        assert len(caught) == 1
+
     def test_of_a_wrapped_optimizer_are_followed(self, gpu):
         def weights(**settings):
             keras.utils.set_random_seed(1)
@@ -272,7 +391,7 @@ class TestChanges:
 
     def test_free_the_graphs_of_before(self, gpu):
         model = self.model()
-        (graph,) = model.__dict__["_remembered_captures"][1]._graphs.values()
+        (graph,) = captures.graphs_of(model)
         assert graph.graph is not None
         model.layers[0].activation = keras.activations.tanh
         self.fit(model)
@@ -284,7 +403,7 @@ def test_at_most_eight_graphs_are_kept(gpu):
     model.compile("sgd", "sparse_categorical_crossentropy")
     for rows in range(2, 14):
         model.fit(on(X[:rows]), on(LABELS[:rows]), batch_size=rows, epochs=4, verbose=0)
-    assert len(model.__dict__["_remembered_captures"][1]) == 8
+    assert len(captures.graphs_of(model)) == 8
 
 
 def test_predictions_stay_as_they_are_when_the_graph_runs_again(gpu):

@@ -9,7 +9,7 @@ import pytest
 import gpukeras as keras
 from gpukeras import layers, ops
 from gpukeras.backend import devices
-from gpukeras.training import step
+from gpukeras.training import captures, step
 from gpukeras.training.data import ArrayData, RowsBatch
 from tests.emulator import compile as emulator
 from tests.fake_cuda import nodes_of
@@ -160,7 +160,7 @@ def test_the_graph_has_one_node_more(gpu_with_kernels):
     for _ in range(4):
         step.train(model, x, y, None)
     model.fit(X, LABELS, batch_size=46, epochs=3, verbose=0)
-    copied, fed = map(nodes_of, model.__dict__["_remembered_captures"][1]._graphs.values())
+    copied, fed = map(nodes_of, captures.graphs_of(model))
     assert fed == ["gather_rows", *copied]
 
 

@@ -6,6 +6,7 @@ import pytest
 import gpukeras as keras
 from gpukeras import layers
 from gpukeras.backend import devices
+from gpukeras.training import captures
 from tests.emulator import compile as emulator
 from tests.fake_cuda import nodes_of
 
@@ -35,7 +36,7 @@ def test_nodes_of_a_perceptron(gpu_with_kernels):
     )
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.fit(x, np.arange(512) % 10, batch_size=128, epochs=1, verbose=0)
-    (graph,) = model.__dict__["_remembered_captures"][1]._graphs.values()
+    (graph,) = captures.graphs_of(model)
     nodes = nodes_of(graph)
     # Neither of what the layers launch, nor of the copies of gradients that they could have written to their places.
     rest = [name for name in nodes if name not in OF_LAYERS and name != "__setitem__"]

@@ -1,0 +1,72 @@
+"""What a step that is kept, as a list of ops or as a graph, takes for granted."""
+
+from gpukeras.backend.cublaslt import is_tf32_enabled
+from gpukeras.backend.cudnn import is_cudnn_enabled
+from gpukeras.backend.dtypes import epsilon, floatx
+from gpukeras.layers._tracking import last_set, stamp_of
+from gpukeras.optimizers.base import Optimizer
+
+__all__ = ["Stamp"]
+
+
+class Stamp:
+    """What Python can change about a model's steps without their noticing; equal to another as long as it has not.
+
+    These are the model's layers and their public attributes, what is trainable, the compiled loss and metrics, an
+    optimizer's numbers, and settings of the process.
+
+    Args:
+        model: The model.
+        variables: Its trainable variables.
+        optimizer: The optimizer, where its update is part of what is kept.
+    """
+
+    __slots__ = ("_numbers", "_objects", "_variables", "settings", "state")
+
+    def __init__(self, model, variables, optimizer=None):
+        self.state, self.settings = stamp_of(model)
+        self._numbers = [epsilon(), floatx(), is_tf32_enabled(), is_cudnn_enabled()]
+        if optimizer is not None:
+            self._numbers += _numbers_of(optimizer)
+        self._objects = model._compile_loss, model._compile_metrics, optimizer  # kept: an id alone may come again
+        self._variables = variables
+
+    def __eq__(self, other):
+        return (
+            isinstance(other, Stamp)
+            and self.settings == other.settings
+            and self.state == other.state
+            and self._numbers == other._numbers
+            and _are_same(self._objects, other._objects)
+            and _are_same(self._variables, other._variables)
+        )
+
+    def allow_settings(self, model):
+        """Take the attributes of layers as they are now: a step has set them itself."""
+        _, self.settings = stamp_of(model)
+
+    def change_since(self, earlier, model):
+        """In words, what has changed since an earlier stamp."""
+        if self.settings != earlier.settings:
+            layer, name = last_set(model)
+            return f"{name!r} of {type(layer).__name__} {layer.name!r} was set"
+        if self._numbers != earlier._numbers:
+            return "a setting of the optimizer or in keras.config was changed"
+        if not _are_same(self._objects, earlier._objects):
+            return "the model was compiled"
+        return "layers or variables came or went"
+
+
+def _are_same(some, others):
+    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
+
+
+def _numbers_of(optimizer):
+    """The numbers that an optimizer was set to, and those of one that it wraps."""
+    found = []
+    for value in vars(optimizer).values():
+        if isinstance(value, (bool, int, float)):
+            found.append(value)
+        elif isinstance(value, Optimizer):
+            found += _numbers_of(value)
+    return found
