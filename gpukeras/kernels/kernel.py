@@ -77,10 +77,7 @@ class Kernel:
         """Arguments with the arrays of `wide` parameters in their type, where the others' is `dtype`."""
         wide = cuda.wide_dtype(np.dtype(dtype))
         names = (*self.parameters, *[""] * len(args))
-        return tuple(
-            arg.astype(wide) if name in self.wide and arg is not None else arg
-            for name, arg in zip(names, args, strict=False)
-        )
+        return tuple(_astype(arg, wide) if name in self.wide else arg for name, arg in zip(names, args, strict=False))
 
     def _names(self, args, kwargs):
         return {**dict(zip(self.parameters, args, strict=False)), **kwargs}
@@ -95,6 +92,13 @@ class Kernel:
         self.sample_function = function
         _kernels[f"{self.reference.__module__}.{self.reference.__name__}"] = self
         return self
+
+
+def _astype(arg, dtype):
+    """An array, those in a tuple, or None, in another dtype."""
+    if isinstance(arg, tuple):
+        return tuple(_astype(part, dtype) for part in arg)
+    return None if arg is None else arg.astype(dtype)
 
 
 def kernel(reference):

@@ -70,7 +70,7 @@ KERNEL simple_rnn_step_back(index n, int units, int t, int time, const bool* kee
 
 // i, f, o, g <- gates;  c <- f c + i g,  h <- o tanh(c);  slots: i, f, o, g, the c before, tanh of the c after
 KERNEL lstm_step(index n, int units, int t, int time, const real* product, const bool* keep, real* gates, real* h,
-                 real* c) {
+                 wide* c) {
   for_each(n, [=](index e) {
     real* slot = gates + t * n + e;
     index next = time * n;
@@ -78,33 +78,33 @@ KERNEL lstm_step(index n, int units, int t, int time, const real* product, const
     wide f = sigmoid_of_halved(widen(slot[next]) + widen(product[n + e]));
     wide o = sigmoid_of_halved(widen(slot[2 * next]) + widen(product[2 * n + e]));
     wide g = hyperbolic_tangent(widen(slot[3 * next]) + widen(product[3 * n + e]));
-    wide before = widen(c[e]), after = f * before + i * g, tanh_c = hyperbolic_tangent(after);
+    wide before = c[e], after = f * before + i * g, tanh_c = hyperbolic_tangent(after);
     wide values[6] = {i, f, o, g, before, tanh_c};
 #pragma unroll
     for (int k = 0; k < 6; ++k) slot[k * next] = to_real(values[k]);
     bool keeps = is_kept(keep, n, units, t, e);
     h[(t + 1) * n + e] = keeps ? to_real(o * tanh_c) : h[t * n + e];
-    if (keeps) c[e] = to_real(after);
+    if (keeps) c[e] = after;
   });
 }
 
 // do = dh tanh(c),  dc += dh o (1 - tanh^2(c)),  di = dc g,  df = dc c_before,  dg = dc i;  dz = those times the slopes
 // dc <- dc f
 KERNEL lstm_step_back(index n, int units, int t, int time, const bool* keep, const real* through, const real* direct,
-                      const real* dy, const real* gates, real* dh, real* dc, real* dz) {
+                      const real* dy, const real* gates, real* dh, wide* dc, real* dz) {
   for_each(n, [=](index e) {
     const real* slot = gates + t * n + e;
     index next = time * n;
     wide i = widen(slot[0]), f = widen(slot[next]), o = widen(slot[2 * next]), g = widen(slot[3 * next]);
     wide before = widen(slot[4 * next]), tanh_c = widen(slot[5 * next]);
     wide d_h = completed(n, units, t, time, keep, through, direct, dy, dh, e);
-    wide d = widen(dc[e]) + d_h * o * (1 - tanh_c * tanh_c);
+    wide d = dc[e] + d_h * o * (1 - tanh_c * tanh_c);
     wide values[4] = {d * g * i * (1 - i), d * before * f * (1 - f), d * i * (1 - g * g), d_h * tanh_c * o * (1 - o)};
     bool keeps = is_kept(keep, n, units, t, e);
 #pragma unroll
     for (int k = 0; k < 4; ++k) dz[place_in_dz(n, units, 4, t, e, k)] = to_real(keeps ? values[k] : wide(0));
     dh[e] = to_real(d_h);
-    if (keeps) dc[e] = to_real(d * f);
+    if (keeps) dc[e] = d * f;
   });
 }
 

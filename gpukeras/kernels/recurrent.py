@@ -273,13 +273,13 @@ def lstm_forward(gates, h, c, kernel, dropout, keep, fill=None):
     forwards(walk, 4, gates, fill)
 
 
-@lstm_forward.cuda(strided=("kernel", "dropout", "keep"))
+@lstm_forward.cuda(strided=("kernel", "dropout", "keep"), wide=("c",))
 def lstm_forward(gates, h, c, kernel, dropout, keep, fill=None):
     fill_all(fill, gates)
     _, time, _, units = gates.shape
     keep = _in_one_piece(keep)
     for t in range(time):
-        _CUDA.singly("lstm_step", c, units, t, time, _product(h[t], kernel, dropout), keep, gates, h, c)
+        _CUDA.singly("lstm_step", h[t], units, t, time, _product(h[t], kernel, dropout), keep, gates, h, c)
 
 
 @lstm_forward.samples
@@ -361,7 +361,7 @@ def _lstm_factors(gates, factors):
     factors[0] = gates[1]
 
 
-@lstm_backward.cuda(strided=("kernel", "dropout", "keep", "dy"))
+@lstm_backward.cuda(strided=("kernel", "dropout", "keep", "dy"), wide=("dc",))
 def lstm_backward(dz, dy, dh, dc, gates, kernel, dropout, keep, sums=()):
     dy, keep = _in_one_piece(dy), _in_one_piece(keep)
 

@@ -16,6 +16,27 @@ KERNEL scale_by_norm(index n, const wide* squares, wide norm, real* x) {
   elementwise(n, [&](wide& v) { v *= factor; }, updates(x));
 }
 
+// target_k <- source_k for the array k of a block's second index, of up to eight
+KERNEL copy_all(wide* target_0, const real* source_0, index n_0, wide* target_1, const real* source_1, index n_1,
+                wide* target_2, const real* source_2, index n_2, wide* target_3, const real* source_3, index n_3,
+                wide* target_4, const real* source_4, index n_4, wide* target_5, const real* source_5, index n_5,
+                wide* target_6, const real* source_6, index n_6, wide* target_7, const real* source_7, index n_7) {
+  wide* target = nullptr;
+  const real* source = nullptr;
+  index n = 0;
+  switch (blockIdx.y) {
+    case 0: target = target_0, source = source_0, n = n_0; break;
+    case 1: target = target_1, source = source_1, n = n_1; break;
+    case 2: target = target_2, source = source_2, n = n_2; break;
+    case 3: target = target_3, source = source_3, n = n_3; break;
+    case 4: target = target_4, source = source_4, n = n_4; break;
+    case 5: target = target_5, source = source_5, n = n_5; break;
+    case 6: target = target_6, source = source_6, n = n_6; break;
+    case 7: target = target_7, source = source_7, n = n_7; break;
+  }
+  for (index i = thread_of_grid(); i < n; i += threads_of_grid()) target[i] = widen(source[i]);
+}
+
 // param <- param - rate param
 KERNEL decay(index n, const wide* rate, real* param) {
   wide r = *rate;

@@ -8,6 +8,7 @@ from gpukeras.kernels.kernel import kernel
 
 __all__ = [
     "adapt_scale",
+    "copy_all",
     "copy_where",
     "decay",
     "flat_samples",
@@ -20,6 +21,8 @@ __all__ = [
 ]
 
 _CUDA = cuda.Source("updates")
+
+_MOST_COPIED = 8  # arrays that one launch copies; updates.cu has it too
 
 _SIZE = blocks.THREADED + 77  # of the samples: several blocks, on threads
 
@@ -84,6 +87,44 @@ def scale_by_norm(x, norm):
 def scale_by_norm(random, dtype):
     yield random((5,), dtype), 0.5
     yield random((_SIZE,), dtype), 1e6
+
+
+@kernel
+def copy_all(like, targets, sources):
+    """target ← source for every pair of arrays of one shape.
+
+    Args:
+        like: One of the sources.
+        targets, sources: Tuples of arrays.
+    """
+    for target, source in zip(targets, sources, strict=True):
+        target[...] = source
+
+
+@copy_all.cuda(wide=("targets",))
+def copy_all(like, targets, sources):
+    wide, copies = cuda.wide_dtype(like.dtype), list(zip(targets, sources, strict=True))
+    for target, source in copies:
+        is_alike = source.dtype == like.dtype and target.dtype == wide
+        if not (is_alike and source.flags.c_contiguous and target.flags.c_contiguous):
+            return NotImplemented
+    for first in range(0, len(copies), _MOST_COPIED):
+        several = copies[first : first + _MOST_COPIED]
+        given = [value for target, source in several for value in (target, source, source.size)]
+        given += [None, None, 0] * (_MOST_COPIED - len(several))
+        size = max(source.size for _, source in several)
+        blocks = min(max(-(-size // cuda.THREADS), 1), cuda.MAX_BLOCKS)
+        _CUDA.launch("copy_all", like, (blocks, len(several)), (cuda.THREADS,), *given)
+    return None
+
+
+@copy_all.samples
+def copy_all(random, dtype):
+    for shapes in ((5,), (3, 2)), ((7,), (1,), (_SIZE,), (0,), (2, 3, 4), (300,), (33,), (64,), (), (12, 1)):
+        sources, targets = (tuple(random(shape or (1,), dtype).reshape(shape) for shape in shapes) for _ in range(2))
+        yield sources[0], targets, sources
+    source = random((4, 6), dtype)
+    yield source, (random((6, 4), dtype),), (source.T,)
 
 
 @kernel

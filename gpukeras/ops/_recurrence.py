@@ -5,17 +5,19 @@ from typing import Any
 
 import numpy as np
 
-from gpukeras.backend import blas, devices
+from gpukeras.backend import blas, cuda, devices
 from gpukeras.kernels.walks import by_gate
+from gpukeras.ops._places import places_on_gpu
 
-__all__ = ["Gradients", "Walk", "column_sums"]
+__all__ = ["Gradients", "Walk", "column_sums", "rolled"]
 
 
 class Walk:
     """The way through a sequence: checks, layout, direction, masks.
 
     Arrays inside run (time, batch, ...), so that a step is one contiguous block; where there is one for each gate,
-    that axis comes first, as slots. float16 and bfloat16 are computed in float32.
+    that axis comes first, as slots. float16 and bfloat16 are computed in float32; where there is CUDA C they stay what
+    they are between its kernels, but for the cells' own state, to which every step adds. With dropout they do not.
 
     Args:
         name: Of the op, for messages.
@@ -30,6 +32,7 @@ class Walk:
     Attributes:
         x: The input in the order of the walk (time, batch, features). With a kernel and a bias a column of ones
             follows, which makes the bias one more row of the kernel, here and in its gradient.
+        given: The weights as the op got them.
         kernel, recurrent_kernel, bias, dropout: In the type that is computed in; None where left out.
         keep: (time, batch, 1), False where a step is masked; None where there is no mask.
     """
@@ -42,7 +45,10 @@ class Walk:
         self.batch, self.time, self.features = x.shape
         self.units = recurrent_kernel.shape[0]
         self.result_dtype, self.x_dtype = recurrent_kernel.dtype, x.dtype
-        self.dtype = np.dtype("float32") if recurrent_kernel.dtype.itemsize < 4 else recurrent_kernel.dtype
+        self.dtype = cuda.dtype_of_work(recurrent_kernel, recurrent_kernel.dtype)
+        if dropout is not None:
+            self.dtype = cuda.wide_dtype(self.dtype)
+        self.given = weights
         self.xp = devices.array_module(recurrent_kernel)
         self.kernel, self.bias, self.dropout = [
             None if a is None else a.astype(self.dtype, copy=False) for a in (kernel, bias, dropout)
@@ -80,9 +86,9 @@ class Walk:
         states[0] = 0 if initial is None else initial
         return states
 
-    def state(self, values):
-        """An array (batch, units) of our own: a copy of the values, or zeros for None."""
-        state = self.xp.empty((self.batch, self.units), self.dtype)
+    def state(self, values, is_wide=False):
+        """An array (batch, units) of our own: a copy of the values, or zeros for None; where wide, of 32 bits or 64."""
+        state = self.xp.empty((self.batch, self.units), cuda.wide_dtype(self.dtype) if is_wide else self.dtype)
         state[...] = 0 if values is None else values
         return state
 
@@ -95,8 +101,15 @@ class Walk:
         """
         parts = self.xp.empty((len(slots), matrix.shape[0], self.units), self.dtype)
         for slot, (gate, factor) in enumerate(slots):
-            self.xp.multiply(matrix[:, gate * self.units : (gate + 1) * self.units], factor, out=parts[slot])
+            self._scale(matrix[:, gate * self.units : (gate + 1) * self.units], factor, parts[slot])
         return parts
+
+    def _scale(self, x, factor, out):
+        """out ← x · factor, also for bfloat16, which a Python number makes float32."""
+        if x.dtype.itemsize < 4:
+            out[...] = x if factor == 1 else x.astype(np.float32) * factor
+        else:
+            self.xp.multiply(x, factor, out=out)
 
     def masks_by_slot(self, slots):
         """The masks of dropout in the order of the slots, or None."""
@@ -127,15 +140,13 @@ class Walk:
         def copy(steps):
             product = self.x[steps] if bias is None else self.x[steps] + bias
             for slot, (gate, factor) in enumerate(slots):
-                self.xp.multiply(
-                    product[:, :, gate * self.units : (gate + 1) * self.units], factor, out=out[slot, steps]
-                )
+                self._scale(product[:, :, gate * self.units : (gate + 1) * self.units], factor, out[slot, steps])
 
         return copy
 
     def outputs(self, states):
         """The outputs of all steps (batch, time, units), and the last state."""
-        y = states[1:] * self.keep if self.zero_output else states[1:]
+        y = self._kept(states[1:]) if self.zero_output else states[1:]
         return self.result(y.swapaxes(0, 1)), self.result(states[-1])
 
     def result(self, array):
@@ -147,14 +158,19 @@ class Walk:
         if dy is None:
             return None
         dy = dy.swapaxes(0, 1).astype(self.dtype, copy=False)
-        return dy * self.keep if self.zero_output else dy
+        return self._kept(dy) if self.zero_output else dy
+
+    def _kept(self, values):
+        """Values (time, batch, units), zero where a step is masked."""
+        return self.xp.where(self.keep, values, self.xp.zeros((), values.dtype))
 
 
 class Gradients:
     """The gradients of input and weights, from those of the pre-activations, dz (time, batch, columns).
 
     They are products over all steps, computed run by run while a walk goes back: `sums()` are what the backward
-    kernels of `gpukeras.kernels.recurrent` take, and `of_sums` makes the gradients of what they return.
+    kernels of `gpukeras.kernels.recurrent` take, and `of_sums` makes the gradients of what they return. On a GPU
+    those of weights are written where the optimizer wants them, unless there is dropout.
 
     Args:
         walk: The walk.
@@ -163,10 +179,16 @@ class Gradients:
         kernel: The walk's, its columns in the order of those of dz; None where x is the product with it.
         of_state: ``(h, dz, dropout)`` for each product with a state: the states before all steps, dz as they see
             it, and their masks. The recurrent kernel's columns follow in this order.
+        rolled: How many of dz's first columns are those of the kernel's last.
+        has_bias: Whether the bias is one row, whose gradient dz has.
     """
 
-    def __init__(self, walk, needs, dz, kernel: Any, *of_state):
+    def __init__(self, walk, needs, dz, kernel: Any, *of_state, rolled=0, has_bias=True):
         self.walk, self.needs, self.dz, self.kernel, self.of_state = walk, needs, dz, kernel, of_state
+        self.rolled = rolled
+        wanted = needs.kernel, needs.recurrent_kernel, needs.bias and has_bias
+        weights = [weight if is_wanted else None for weight, is_wanted in zip(walk.given, wanted, strict=True)]
+        self.places = [None, None, None] if walk.dropout is not None else places_on_gpu(weights, dz)
         self.dx: Any = None
         self.transposed: Any = None
         if needs.x and kernel is not None:
@@ -192,10 +214,27 @@ class Gradients:
             blas.matmul(_rows(self.dz[steps]), self.transposed, out=_rows(self.dx[steps]))
 
     def _dkernel(self, steps):
-        return _sum_of_products(self.walk.x[steps], self.dz[steps])
+        x, dz, (place, _, bias_place) = self.walk.x[steps], self.dz[steps], self.places
+        if place is None:
+            return _sum_of_products(x, dz)
+        features, first = self.walk.features, self.rolled
+        last = dz.shape[2] - first
+        transposed, dz = _rows(x).T, _rows(dz)
+        blas.scaled_matmul(transposed[:features], dz[:, first:], place[:, :last])
+        if first:
+            blas.scaled_matmul(transposed[:features], dz[:, :first], place[:, last:])
+        if bias_place is not None:
+            blas.scaled_matmul(transposed[features:], dz, bias_place[None])
+        return place
 
     def _drecurrent(self, place, steps):
         h, dz, dropout = self.of_state[place]
+        whole = self.places[1]
+        if whole is not None:
+            start = sum(part.shape[2] for _, part, _ in self.of_state[:place])
+            out = whole[:, start : start + dz.shape[2]]
+            blas.scaled_matmul(_rows(h[steps]).T, _rows(dz[steps]), out)
+            return out
         if dropout is None:
             return _sum_of_products(h[steps], dz[steps])
         rows = _rows(dz[steps])
@@ -204,24 +243,31 @@ class Gradients:
         return parts.swapaxes(0, 1).reshape(self.walk.units, rows.shape[1])
 
     def of_sums(self, sums):
-        """dx, dkernel, drecurrent_kernel and dbias, None each where not needed.
-
-        The first in the type of x, the others in the one that is computed in.
-        """
+        """dx, dkernel, drecurrent_kernel and dbias, None each where not needed, in the types of x and the weights."""
         walk, needs = self.walk, self.needs
         found = dict(zip(self.sums(), sums, strict=True))
-        dx = dkernel = drecurrent = dbias = None
+        dx, (dkernel, drecurrent, dbias) = None, self.places
         if needs.x:
-            dx = self.dz if self.dx is None else self.dx
+            dx = self._in_order(self.dz) if self.dx is None else self.dx
             dx = (dx[::-1] if walk.go_backwards else dx).swapaxes(0, 1).astype(walk.x_dtype, copy=False)
-        if needs.kernel:
-            dkernel = found["kernel"][: walk.features]
-        if needs.recurrent_kernel:
+        if needs.kernel and dkernel is None:
+            dkernel = walk.result(self._in_order(found["kernel"][: walk.features]))
+        if needs.recurrent_kernel and drecurrent is None:
             parts = [found[place] for place in range(len(self.of_state))]
-            drecurrent = parts[0] if len(parts) == 1 else walk.xp.concatenate(parts, axis=1)
-        if needs.bias:
-            dbias = found["kernel"][-1] if needs.kernel else column_sums(self.dz)
+            drecurrent = walk.result(parts[0] if len(parts) == 1 else walk.xp.concatenate(parts, axis=1))
+        if needs.bias and dbias is None:
+            is_row = needs.kernel and self.places[0] is None
+            dbias = walk.result(self._in_order(found["kernel"][-1] if is_row else column_sums(self.dz)))
         return dx, dkernel, drecurrent, dbias
+
+    def _in_order(self, columns):
+        """Columns of dz in the order of the kernel's."""
+        return rolled(columns, self.rolled) if self.rolled else columns
+
+
+def rolled(array, columns):
+    """The array with its first columns moved behind the others."""
+    return devices.array_module(array).concatenate([array[..., columns:], array[..., :columns]], axis=-1)
 
 
 def column_sums(dz):

@@ -4,11 +4,11 @@ import functools
 import math
 
 from gpukeras.autograd.op import op
-from gpukeras.autograd.scope import current, gradient_place
-from gpukeras.backend import blas, cuda
+from gpukeras.backend import blas
 from gpukeras.kernels import convolution, depthwise
 from gpukeras.kernels.deferred import as_array
 from gpukeras.kernels.windows import Windows, windows_of
+from gpukeras.ops._places import places_on_gpu
 from gpukeras.ops.spatial import (
     from_channels_last,
     hashable,
@@ -124,7 +124,7 @@ def _conv(who, inputs, kernel, bias, strides, padding, data_format, dilation_rat
     def backward(dy, needs, needs_bias):
         dx = dkernel = dbias = None
         dy = to_channels_last(as_array(dy) if is_first or is_depthwise else dy, data_format)[0]
-        at_kernel, at_bias = _places(kernel if needs.kernel else None, bias if needs_bias else None, x, dy)
+        at_kernel, at_bias = places_on_gpu((kernel if needs.kernel else None, bias if needs_bias else None), x, dy)
         if is_rectified:
             dy, dbias = convolution.rectifier_gradient(dy, y, needs_bias, at_bias)
         elif needs_bias:
@@ -339,7 +339,7 @@ def _conv_transpose(inputs, kernel, bias, strides, padding, output_padding, data
     def backward(dy, needs, needs_bias):
         dx = dkernel = dbias = None
         dy = to_channels_last(dy, data_format)[0]
-        at_kernel, at_bias = _places(kernel if needs.kernel else None, bias if needs_bias else None, x, dy)
+        at_kernel, at_bias = places_on_gpu((kernel if needs.kernel else None, bias if needs_bias else None), x, dy)
         if is_rectified:
             dy, dbias = convolution.rectifier_gradient(dy, y, needs_bias, at_bias)
         elif needs_bias:
@@ -452,14 +452,6 @@ def _check_rank(who, x, kernel):
             f"ops.{who} expects inputs with a batch axis, 1 to 3 spatial axes and a channel axis, and a kernel "
             f"with as many axes, but got inputs with {len(x) + 1} axes and a kernel of shape {kernel}."
         )
-
-
-def _places(kernel, bias, x, dy):
-    """Where on a GPU the gradients of kernel and bias, which may be None, may be written; None for nowhere."""
-    if current.places is None or not cuda.runs_on(dy):
-        return None, None
-    found = [None if v is None else gradient_place(v, x, dy, takes_wider=True) for v in (kernel, bias)]
-    return [place if place is None or place.dtype == cuda.wide_dtype(dy.dtype) else None for place in found]
 
 
 def _in_dtype(x, dtype):

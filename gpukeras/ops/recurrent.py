@@ -14,9 +14,8 @@ once backwards. What every op here has in common:
 """
 
 from gpukeras.autograd.op import op
-from gpukeras.backend import devices
 from gpukeras.kernels import recurrent as kernels
-from gpukeras.ops._recurrence import Gradients, Walk, column_sums
+from gpukeras.ops._recurrence import Gradients, Walk, column_sums, rolled
 
 __all__ = ["gru", "lstm", "simple_rnn"]
 
@@ -67,7 +66,7 @@ def simple_rnn(
         settings = walk.recurrent_kernel, walk.dropout, walk.keep, found.sums().values()
         sums = kernels.simple_rnn_backward(dz, walk.output_gradient(dy[0]), dh, hs, *settings)
         dx, *weights = found.of_sums(sums)
-        return dx, _of_state(needs.h, dh, h), *_of_weights(walk, weights), None, None
+        return dx, _of_state(needs.h, dh, h), *weights, None, None
 
     return walk.outputs(hs), backward
 
@@ -107,19 +106,19 @@ def lstm(
     weights, bias_shape = (kernel, recurrent_kernel, bias), (4 * recurrent_kernel.shape[0],)
     options = mask, dropout, go_backwards, zero_output_for_mask
     walk = Walk("lstm", x, (h, c), weights, bias_shape, *options)
-    gates, hs, last_c = walk.slots(6), walk.states(h), walk.state(c)
+    gates, hs, last_c = walk.slots(6), walk.states(h), walk.state(c, is_wide=True)
     fill = walk.input_product(walk.bias, _LSTM_SLOTS, gates[:4])
     by_slot, masks = walk.by_slot(walk.recurrent_kernel, _LSTM_SLOTS), walk.masks_by_slot(_LSTM_SLOTS)
     kernels.lstm_forward(gates, hs, last_c, by_slot, masks, walk.keep, fill)
 
     def backward(dy, needs):
-        dz, dh, dc = walk.columns(4), walk.state(dy[1]), walk.state(dy[2])
+        dz, dh, dc = walk.columns(4), walk.state(dy[1]), walk.state(dy[2], is_wide=True)
         found = Gradients(walk, needs, dz, walk.kernel, (hs[:-1], dz, walk.dropout))
         settings = walk.recurrent_kernel, walk.dropout, walk.keep, found.sums().values()
         sums = kernels.lstm_backward(dz, walk.output_gradient(dy[0]), dh, dc, gates, *settings)
         dx, *weights = found.of_sums(sums)
         states = _of_state(needs.h, dh, h), _of_state(needs.c, dc, c)
-        return dx, *states, *_of_weights(walk, weights), None, None
+        return dx, *states, *weights, None, None
 
     return (*walk.outputs(hs), walk.result(last_c)), backward
 
@@ -187,19 +186,16 @@ def _gru_reset_after(walk, h):
         # Columns of dz: candidate, z, r, recurrent part of the candidate. The input sees the first three, the state
         # the last three, so that neither is a copy.
         into_x, into_h = dz[:, :, : 3 * units], dz[:, :, units:]
-        kernel = None if walk.kernel is None else _rolled(walk.kernel, 2 * units)
-        found = Gradients(walk, needs, into_x, kernel, (hs[:-1], into_h, walk.dropout))
+        kernel = None if walk.kernel is None else rolled(walk.kernel, 2 * units)
+        of_state = hs[:-1], into_h, walk.dropout
+        found = Gradients(walk, needs, into_x, kernel, of_state, rolled=units, has_bias=False)
         settings = walk.recurrent_kernel, walk.dropout, walk.keep, found.sums().values()
         sums = kernels.gru_after_backward(dz, walk.output_gradient(dy[0]), dh, gates, hs, *settings)
         dx, dkernel, drecurrent, dbias = found.of_sums(sums)
-        if dx is not None and kernel is None:
-            dx = _rolled(dx, units)
-        if dkernel is not None:
-            dkernel = _rolled(dkernel, units)
         if dbias is not None:
-            dbias = _rolled(dbias, units)
-            dbias = xp.stack([dbias, xp.concatenate([dbias[: 2 * units], column_sums(dz[:, :, 3 * units :])])])
-        return dx, _of_state(needs.h, dh, h), *_of_weights(walk, (dkernel, drecurrent, dbias)), None, None
+            of_recurrent = walk.result(column_sums(dz[:, :, 3 * units :]))
+            dbias = xp.stack([dbias, xp.concatenate([dbias[: 2 * units], of_recurrent])])
+        return dx, _of_state(needs.h, dh, h), dkernel, drecurrent, dbias, None, None
 
     return walk.outputs(hs), backward
 
@@ -219,21 +215,11 @@ def _gru_reset_before(walk, h):
         settings = walk.recurrent_kernel, dropout, walk.keep, found.sums().values()
         sums = kernels.gru_before_backward(dz, walk.output_gradient(dy[0]), dh, gates, hs, *settings)
         dx, *weights = found.of_sums(sums)
-        return dx, _of_state(needs.h, dh, h), *_of_weights(walk, weights), None, None
+        return dx, _of_state(needs.h, dh, h), *weights, None, None
 
     return walk.outputs(hs), backward
-
-
-def _rolled(array, columns):
-    """The array with its first columns moved behind the others."""
-    return devices.array_module(array).concatenate([array[..., columns:], array[..., :columns]], axis=-1)
 
 
 def _of_state(is_needed, gradient, state):
     """The gradient of an initial state in the state's type, None where not needed."""
     return gradient.astype(state.dtype, copy=False) if is_needed else None
-
-
-def _of_weights(walk, gradients):
-    """The weights' gradients in the weights' type."""
-    return [None if d is None else walk.result(d) for d in gradients]

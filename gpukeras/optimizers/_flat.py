@@ -10,6 +10,7 @@ from gpukeras.autograd.scope import setting
 from gpukeras.autograd.tensor import convert_to_array
 from gpukeras.backend import devices
 from gpukeras.backend.memory import FlatBuffer
+from gpukeras.kernels import updates
 
 __all__ = ["ACCUMULATOR", "AVERAGE", "Group", "Plan", "Run", "group_variables", "runs_of"]
 
@@ -208,6 +209,18 @@ class Plan:
                     for copy, view in zip(cast.views, buffer.views, strict=True):
                         self._places[id(copy)] = id(view)
         return self._places.copy()
+
+    def gather(self, grads):
+        """Copy the gradients that do not lie in their places yet, all of a dtype together."""
+        rest = {}
+        for position, view in self.copies:
+            grad = grads[position]
+            if grad is not view:
+                views, grads_of_dtype = rest.setdefault(grad.dtype, ([], []))
+                views.append(view)
+                grads_of_dtype.append(grad)
+        for views, grads_of_dtype in rest.values():
+            updates.copy_all(grads_of_dtype[0], tuple(views), tuple(grads_of_dtype))
 
     def takes(self, grads):
         """Whether the gradients are arrays of the variables' shapes, one for each, which need no other check."""

@@ -376,9 +376,7 @@ class Optimizer(State):
         return plan
 
     def _apply(self, plan, arrays, learning_rate):
-        for position, view in plan.copies:
-            if arrays[position] is not view:
-                view[...] = arrays[position]
+        plan.gather(arrays)
         for position, variable in plan.overwritten:
             self._overwrite(variable, arrays[position])
         if plan.runs:

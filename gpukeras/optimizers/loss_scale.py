@@ -149,10 +149,9 @@ class LossScaleOptimizer(Optimizer):
             pairs = list(zip(arrays, variables, strict=True))
             return _are_finite(arrays), [a if v.overwrite_with_gradient else a / scale for a, v in pairs]
         plan, arrays = inner._plan_for(variables), list(arrays)
+        plan.gather(arrays)
         for position, view in plan.copies:
-            if arrays[position] is not view:
-                view[...] = arrays[position]
-                arrays[position] = view
+            arrays[position] = view
         flags = [updates.unscale(run.grad, scale) for run in plan.runs]
         if plan.overwritten:
             flags.append(_are_finite([arrays[position] for position, _ in plan.overwritten]))
