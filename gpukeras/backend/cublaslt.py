@@ -17,6 +17,8 @@ import threading
 import weakref
 from typing import Any, NamedTuple
 
+from gpukeras.backend.graphs import allocator
+
 __all__ = ["EPILOGUES", "Plan", "Product", "RESULTS", "enable_tf32", "handle", "is_tf32_enabled", "workspace"]
 
 # Numbers out of <cublasLt.h>, <cublas_api.h> and <library_types.h>; they are the same for CUDA 12 and 13.
@@ -231,9 +233,9 @@ def handle(device):
 def workspace(cupy, device, stream, thread=None):
     """Memory that products on a stream compute in. There for good, since a captured step holds its address.
 
-    It comes from CuPy's own pool even while a capture has one of its own, which goes when its graph does.
+    It comes from the program's allocator even while a capture has a pool of its own, which goes when its graph does.
     """
-    return cupy.get_default_memory_pool().malloc(_WORKSPACE)
+    return allocator(cupy)(_WORKSPACE)
 
 
 # --- The library itself ---------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import threading
 import traceback
 from typing import Any
 
-__all__ = ["Graph", "GraphCache", "stream"]
+__all__ = ["Graph", "GraphCache", "allocator", "stream"]
 
 
 def _cupy():
@@ -33,6 +33,7 @@ class _Streams(threading.local):
 
 
 _streams = _Streams()
+_allocators = threading.local()  # what was the thread's before that of a graph's own pool
 
 
 def stream():
@@ -49,6 +50,11 @@ def stream():
         made.use()
         _streams.of_device[device] = made
     return _streams.of_device[device]
+
+
+def allocator(cupy):
+    """The allocator that the program has set, such as RMM's, also while a graph's own pool stands before it."""
+    return getattr(_allocators, "outer", None) or cupy.cuda.get_allocator()
 
 
 class Graph:
@@ -116,8 +122,12 @@ class Graph:
             # A pool that runs out of memory gives back its own free blocks only, so the common pool's go before.
             cupy.get_default_memory_pool().free_all_blocks()
             self.pool = _new_pool(cupy)
-        with cupy.cuda.using_allocator(self.pool.malloc):
-            return self.function()
+        before, _allocators.outer = getattr(_allocators, "outer", None), allocator(cupy)
+        try:
+            with cupy.cuda.using_allocator(self.pool.malloc):
+                return self.function()
+        finally:
+            _allocators.outer = before
 
     def _record(self):
         if self.stream is None:
@@ -178,9 +188,9 @@ class Graph:
 
 def _new_pool(cupy):
     """A pool that gets its blocks from whatever allocator the program has set, such as RMM's."""
-    allocator = cupy.cuda.get_allocator()
-    is_own = allocator == cupy.get_default_memory_pool().malloc
-    return cupy.cuda.MemoryPool() if is_own else cupy.cuda.MemoryPool(allocator)
+    found = allocator(cupy)
+    is_own = found == cupy.get_default_memory_pool().malloc
+    return cupy.cuda.MemoryPool() if is_own else cupy.cuda.MemoryPool(found)
 
 
 _LIBRARIES = {"cupy", "gpukeras", "numpy", *sys.stdlib_module_names} - {"__main__"}

@@ -144,7 +144,10 @@ def _glibc():
 
 
 def free_memory():
-    """Bytes that new arrays may take on the default device; None where it does not tell, as on NumPy."""
+    """Bytes that new arrays may take on the default device; None where it does not tell, as on NumPy.
+
+    Where the program has set an allocator of its own for CuPy, what the driver has left: at least so much.
+    """
     cupy = sys.modules.get("cupy")
     if cupy is None or devices.default_module() is not cupy:
         return None
@@ -152,6 +155,8 @@ def free_memory():
     if known is None:
         return None
     pool = cupy.get_default_memory_pool()
+    if cupy.cuda.get_allocator() != pool.malloc:
+        return known[0]  # another allocator, such as RMM's, does not say what it keeps
     free = known[0] + pool.free_bytes()  # what the pool keeps is not free for the driver, but for us
     limit = pool.get_limit()
     return min(free, limit - pool.used_bytes()) if limit else free

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gpukeras as keras
-from gpukeras.backend import blas, cublaslt, cuda, devices, gemm
+from gpukeras.backend import blas, cublaslt, cuda, devices, gemm, graphs
 from tests import fake_cublaslt, fake_cuda, strict_device
 from tests.helpers import assert_close
 from tests.strict_device import StrictArray
@@ -427,17 +427,35 @@ def test_descriptors_are_destroyed_with_their_plan(library):
     assert {found["kind"] for found in library.objects.values()} == {""}  # the handle stays
 
 
-def test_one_workspace_per_stream_out_of_the_common_pool(library):
+def test_one_workspace_per_stream_out_of_the_common_pool(library, monkeypatch):
     cuda = library.cupy.cuda
     a = on_device(zeros(3, 3))
     gemm.matmul(a, a)
     gemm.matmul(a, a)
-    with cuda.Stream(non_blocking=True), cuda.using_allocator(cuda.MemoryPool().malloc):
-        gemm.matmul(a, a)
+    monkeypatch.setattr(graphs, "_cupy", lambda: library.cupy)
+    graph = graphs.Graph(lambda: gemm.matmul(a, a), warmup=1)
+    graph.stream = cuda.Stream(non_blocking=True)
+    graph()
+    assert graph.pool is not None  # in which it ran
     assert [name for name in cuda.names() if "malloc" in name] == ["common.malloc"] * 2
     assert [launch["stream"] for launch in library.launches] == [0, 0, 1001]
     first, again, other = [launch["workspace"] for launch in library.launches]
     assert first == again != other
+
+
+def test_the_workspace_comes_from_the_allocator_that_the_program_has_set(library):
+    """RMM's, for instance."""
+    asked = []
+
+    def counting(size):
+        asked.append(size)
+        return library.cupy.get_default_memory_pool().malloc(size)
+
+    library.cupy.cuda.set_allocator(counting)
+    a = on_device(zeros(3, 3))
+    gemm.matmul(a, a)
+    gemm.matmul(a, a)
+    assert asked == [cublaslt._WORKSPACE]
 
 
 def test_threads_with_default_streams_of_their_own_share_no_workspace(library):

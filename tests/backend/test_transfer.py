@@ -238,16 +238,19 @@ class TestCuPy:
     @pytest.fixture
     def cupy(self, monkeypatch):
         strict_device.install()
-        pool = types.SimpleNamespace(free_bytes=lambda: 30, used_bytes=lambda: 50, get_limit=lambda: 0)
         calls = []
 
         def note(name):
             return lambda *args, **settings: calls.append((name, args, settings))
 
+        pool = types.SimpleNamespace(
+            free_bytes=lambda: 30, used_bytes=lambda: 50, get_limit=lambda: 0, malloc=note("malloc")
+        )
         cuda = types.SimpleNamespace(
             Stream=note("Stream"),
             Event=note("Event"),
             get_current_stream=note("current"),
+            get_allocator=lambda: pool.malloc,
             runtime=types.SimpleNamespace(memGetInfo=lambda: (100, 1000)),
         )
         made = types.ModuleType("cupy")
@@ -266,6 +269,8 @@ class TestCuPy:
         assert memory.free_memory() == 130
         cupy.pool.get_limit = lambda: 120
         assert memory.free_memory() == 70
+        cupy.cuda.get_allocator = lambda: print  # another's, which says nothing of what it keeps
+        assert memory.free_memory() == 100
         cupy.cuda.runtime.memGetInfo = None
         assert memory.free_memory() is None
         with devices.use_device("numpy"):
