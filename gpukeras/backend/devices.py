@@ -23,6 +23,7 @@ __all__ = [
     "default_module",
     "gpu_memory",
     "is_array",
+    "is_module",
     "is_on_gpu",
     "probe",
     "register_device",
@@ -227,6 +228,11 @@ def _recognize(array):
         register_device("cupy", cupy, cupy.ndarray, cupy.asnumpy)
         return cupy
     return None
+
+
+def is_module(module):
+    """Whether a module is one of those whose arrays are computed with here."""
+    return module in _modules.values()
 
 
 def is_array(value):

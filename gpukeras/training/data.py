@@ -15,6 +15,7 @@ from gpukeras.autograd.tensor import Tensor, convert_to_array
 from gpukeras.backend import devices, dtypes, random
 from gpukeras.backend.transfer import Rows
 from gpukeras.training import feeds
+from gpukeras.training.kinds import kind_of
 
 __all__ = [
     "ArrayData",
@@ -145,6 +146,7 @@ class ArrayData(_Batches):
 
     Attributes:
         structure: x, y and sample_weight as arrays, where the caller left them.
+        kind: The library of the caller's x (`kinds.kind_of`).
         is_plain: Whether they are single NumPy arrays for a model on NumPy.
     """
 
@@ -152,6 +154,7 @@ class ArrayData(_Batches):
         if class_weight is not None and sample_weight is not None:
             raise ValueError("class_weight and sample_weight cannot both be given; multiply them yourself.")
         self.structure = (_arrays(x, "x"), _arrays(y, "y"), _arrays(sample_weight, "sample_weight"))
+        self.kind = np if _is_nested_numbers(x) else kind_of(x, self.structure[0])
         self.size = self._common_length()
         self.batch_size = 32 if batch_size is None else batch_size
         if not isinstance(self.batch_size, (int, np.integer)) or self.batch_size < 1:
@@ -273,6 +276,9 @@ class IterableData(_Batches):
     """Batches that someone else makes: a generator, an iterator, a dataset, a data loader.
 
     What can be iterated again is started anew for each epoch; a generator goes on where it was.
+
+    Attributes:
+        kind: The library of the last batch's x (`kinds.kind_of`).
     """
 
     def __init__(self, source, class_weight=None, steps=None):
@@ -280,6 +286,7 @@ class IterableData(_Batches):
         self.class_weight = class_weight
         self.is_indexed = hasattr(source, "__getitem__") and hasattr(source, "__len__")
         self.can_restart = not hasattr(source, "__next__")
+        self.kind: Any = np
         super().__init__(steps, self._length())
 
     def _length(self):
@@ -293,6 +300,7 @@ class IterableData(_Batches):
         if self.is_indexed and hasattr(self.source, "on_epoch_begin"):
             self.source.on_epoch_begin()
         for data in self._start():
+            self.kind = kind_of(unpack(data)[0])
             yield to_batch(data, self.class_weight)
         if self.is_indexed and hasattr(self.source, "on_epoch_end"):
             self.source.on_epoch_end()

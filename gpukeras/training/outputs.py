@@ -8,7 +8,7 @@ from gpukeras.autograd.symbolic import flatten, map_structure
 from gpukeras.autograd.tensor import Tensor
 from gpukeras.backend import devices
 
-__all__ = ["Outputs", "own_arrays"]
+__all__ = ["Outputs", "in_kind", "own_arrays"]
 
 _WAITING_AT_MOST = 1 << 26  # bytes of outputs
 
@@ -19,19 +19,22 @@ class Outputs:
     Reading an output from a GPU waits for all work that was launched, so they are read many at a time.
 
     Args:
-        x: What the caller gave, in whatever structure.
-        data: The opened data.
+        data: The opened data, which knows the kind of a batch's x when it has made the batch.
     """
 
-    def __init__(self, x, data):
-        module = _module_of(x, data)
-        self.batches = []  # of which the first `read` are of the caller's kind
+    def __init__(self, data):
+        self.data = data
+        self.batches = []  # of which the first `read` have crossed
         self.read = 0
         self.waiting = 0
-        self.is_crossing = module is not devices.default_module()
-        self.convert: Any = devices.to_numpy if module is np else module.asarray
+        self.is_crossing = False
+        self.convert: Any = None
 
     def add(self, outputs):
+        if not self.batches:
+            kind = self.data.kind
+            self.is_crossing = kind is not devices.default_module() and devices.is_module(kind)
+            self.convert = _converter(kind)
         if type(outputs) is Tensor:
             self.batches.append(outputs.array)
         else:
@@ -45,23 +48,26 @@ class Outputs:
         """Every batch's outputs."""
         if self.is_crossing:
             for i in range(self.read, len(self.batches)):
-                self.batches[i] = map_structure(
-                    lambda y: self.convert(y) if devices.is_array(y) else y, self.batches[i]
-                )
+                self.batches[i] = _converted(self.batches[i], self.convert)
             self.read, self.waiting = len(self.batches), 0
         return self.batches
 
     def last(self):
         """The last batch's outputs, as callbacks get them."""
-        return {"outputs": self.all()[-1]}
+        return {"outputs": _converted(self.all()[-1], self.convert)}
 
     def joined(self):
         """The outputs for all samples."""
-        return _concatenated(self.all())
+        return _converted(_concatenated(self.all()), self.convert)
+
+
+def in_kind(outputs, kind):
+    """The outputs of one batch, Tensors, as arrays of a library."""
+    return _converted(own_arrays(outputs), _converter(kind))
 
 
 def own_arrays(outputs):
-    """NumPy arrays of the caller's own: an output may be a view of what the model keeps or was given."""
+    """Arrays of the caller's own: an output may be a view of what the model keeps or was given."""
     if type(outputs) is Tensor:
         return outputs.array.copy()
     return map_structure(
@@ -80,8 +86,12 @@ def _concatenated(batches):
     return devices.array_module(first).concatenate(batches, axis=0)
 
 
-def _module_of(x, data):
-    """The array library of the caller's x: NumPy, unless all of x is on the GPU."""
-    given = x if devices.default_module() is np else getattr(data, "structure", [None])[0]
-    modules = {devices.array_module(leaf.array if isinstance(leaf, Tensor) else leaf) for leaf in flatten(given)}
-    return modules.pop() if len(modules) == 1 else np
+def _converter(kind):
+    """What makes of the default device's arrays those of a library."""
+    if kind is np:
+        return devices.to_numpy
+    return kind.asarray if devices.is_module(kind) else kind.from_dlpack
+
+
+def _converted(outputs, convert):
+    return map_structure(lambda y: convert(y) if devices.is_array(y) else y, outputs)

@@ -11,15 +11,14 @@ from gpukeras import callbacks as callbacks_room
 from gpukeras import losses as losses_room
 from gpukeras import metrics as metrics_room
 from gpukeras import optimizers as optimizers_room
-from gpukeras.autograd.symbolic import map_structure
-from gpukeras.autograd.tensor import Tensor
-from gpukeras.backend import devices, memory
+from gpukeras.backend import memory
 from gpukeras.configurable import serialize
 from gpukeras.layers.layer import Layer
 from gpukeras.training import interrupts, labels, step
 from gpukeras.training.compiled import CompiledLosses, CompiledMetrics, total_of
 from gpukeras.training.data import RowsBatch, is_one_batch, open_data, plain_batch, split_validation, to_batch, unpack
-from gpukeras.training.outputs import Outputs, own_arrays
+from gpukeras.training.kinds import kind_of
+from gpukeras.training.outputs import Outputs, in_kind, own_arrays
 
 __all__ = ["Trainer"]
 
@@ -428,8 +427,8 @@ class Trainer(_LayerBelow):
             x, batch_size, verbose, steps, callbacks: As in `evaluate`.
 
         Returns:
-            Arrays of the caller's kind (NumPy's; CuPy's where all of x is on the GPU), in the structure of the model's
-            outputs.
+            Arrays of the caller's kind, in the structure of the model's outputs: NumPy's; where all of x is on the GPU,
+            CuPy's, or those of a library such as PyTorch that x is from and that takes DLPack.
         """
         if callbacks is None and verbose == 0:
             if steps is None and is_one_batch(x, batch_size) and type(self).predict_step is Trainer.predict_step:
@@ -448,7 +447,7 @@ class Trainer(_LayerBelow):
                 steps=data.steps,
                 model=self,
             )
-        results = Outputs(x, data)
+        results = Outputs(data)
         with interrupts.between_steps():
             callbacks.on_predict_begin()
             for number, batch in _grouped(data.epoch(), self.steps_per_execution):
@@ -499,9 +498,9 @@ class Trainer(_LayerBelow):
         return logs if return_dict else self._in_order(logs)
 
     def predict_on_batch(self, x):
-        """The model's outputs for one batch, as NumPy arrays."""
-        outputs = self._predict_one(to_batch((_plain(x),)))
-        return map_structure(lambda y: devices.to_numpy(y.array) if isinstance(y, Tensor) else y, outputs)
+        """The model's outputs for one batch, in arrays of the kind that `predict` returns."""
+        x = _plain(x)
+        return in_kind(self._predict_one(to_batch((x,))), kind_of(x))
 
     # --- Checks --------------------------------------------------------------------------------------------
 

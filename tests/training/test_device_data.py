@@ -1,6 +1,8 @@
 """Data on the device: equal batches, no needless crossing, and the caller's kind of array back."""
 
 import gc
+import sys
+import types
 import weakref
 
 import numpy as np
@@ -400,6 +402,46 @@ class TestKindsOfArrays:
         model.fit(((Frame(X), Frame(Y)) for _ in range(3)), verbose=0)
         model.train_on_batch(Frame(X), Frame(Y))
         assert_close(model.predict_on_batch(Frame(X)), model.predict(X, verbose=0))
+
+    @pytest.mark.parametrize(
+        ("convert", "kind"),
+        [(np.array, np.ndarray), (StrictArray, StrictArray), (Frame, StrictArray), (OnGPU, StrictArray)],
+    )
+    def test_predictions_for_generators_and_single_batches_are_of_the_callers_kind(
+        self, crossings, foreign, convert, kind
+    ):
+        model = perceptron()
+        batches = [convert(X[start : start + 8]) for start in range(0, 42, 8)]
+        before = crossings["down"]
+        results = model.predict((x for x in batches), verbose=0), model.predict_on_batch(convert(X))
+        assert crossings["down"] == before or kind is np.ndarray
+        for result in results:
+            assert type(result) is kind
+            assert_close(result, model.predict(X, verbose=0))
+
+    def test_predictions_for_arrays_of_a_library_that_takes_dlpack_are_its_own(self, crossings, foreign, monkeypatch):
+        class Theirs(OnGPU):
+            __module__ = "theirs.arrays"
+
+        library = types.ModuleType("theirs")
+        library.from_dlpack = lambda array: Theirs(array._array)
+        monkeypatch.setitem(sys.modules, "theirs", library)
+        model, seen = perceptron(), []
+        watching = keras.callbacks.LambdaCallback(on_predict_batch_end=lambda batch, logs: seen.append(logs["outputs"]))
+        before = crossings["down"]
+        results = [
+            model.predict(Theirs(X), verbose=0, batch_size=8, callbacks=[watching]),
+            model.predict((Theirs(X[start : start + 8]) for start in range(0, 42, 8)), verbose=0),
+            model.predict_on_batch(Theirs(X)),
+        ]
+        assert crossings["down"] == before
+        for result in results:
+            assert type(result) is Theirs
+            assert_close(result.array, model.predict(X, verbose=0))
+        assert len(seen) == 6 and {type(y) for y in seen} == {Theirs}
+        both = keras.Input((4,)), keras.Input((4,))
+        model = keras.Model(list(both), layers.Add()(both))
+        assert type(model.predict([Theirs(X), X], verbose=0)) is np.ndarray  # of several kinds
 
     def test_generators_of_either_kind(self):
         model = perceptron("sparse_categorical_crossentropy", 3)
