@@ -12,6 +12,7 @@ from gpukeras.autograd import symbolic
 from gpukeras.autograd.scope import current
 from gpukeras.autograd.symbolic import KerasTensor
 from gpukeras.autograd.tensor import Tensor, Variable, convert_to_array
+from gpukeras.backend import devices
 
 __all__ = ["op"]
 
@@ -91,7 +92,11 @@ def _plain_call(function, names):
                     is_fresh = False
         if values is not args:
             arrays += args[count:]
-        y, backward = function(*arrays, **settings)
+        try:
+            y, backward = function(*arrays, **settings)
+        except TypeError:
+            _check_home(function, values, arrays)
+            raise
         is_result = type(y) is np.ndarray and (is_fresh or scope.get("layer") is not None)
         outputs = Tensor(y) if is_result else _wrap(y, arrays, is_fresh)
         if backward is not None and scope.get("tapes"):
@@ -119,7 +124,11 @@ def _list_call(function, setting_names):
                 arrays.append(value.in_dtype(current.autocast))
             else:
                 arrays.append(convert_to_array(value))
-        y, backward = function(*arrays, **settings)
+        try:
+            y, backward = function(*arrays, **settings)
+        except TypeError:
+            _check_home(function, xs, arrays)
+            raise
         outputs = _wrap(y, arrays, not any(isinstance(x, Variable) for x in xs))
         if backward is not None and current.tapes:
             _record(xs, outputs, backward, tuple)
@@ -147,6 +156,20 @@ def _positional(op_name, names, defaults, args, settings):
         else:
             raise TypeError(f"ops.{op_name} needs the argument {name!r}.")
     return args
+
+
+def _check_home(function, values, arrays):
+    """Say so where an op's arrays lie on several devices: array libraries' own words do not."""
+    here = devices.default_module()
+    for value, array in zip(values, arrays, strict=False):
+        if devices.is_array(array) and devices.array_module(array) is not here:
+            home = devices.array_module(array).__name__
+            what = f"variable {value.path or value.name!r}" if isinstance(value, Variable) else "Tensor"
+            raise TypeError(
+                f"ops.{function.__name__.lstrip('_')}: the {what} of shape {array.shape} lies on the backend {home!r}, "
+                f"but {devices.default_device()!r} computes now. Go back with keras.config.set_backend({home!r}), "
+                f"or make it anew: a model is built where it is first called."
+            )
 
 
 def _wrap(y, arrays, is_fresh):

@@ -37,31 +37,37 @@ class Rows:
         self._stream: Any = None
 
     def epoch(self, order=None):
-        """One epoch of rows that are all on the device, in the order of a NumPy array; None where some are not."""
+        """One epoch of rows that are all on the device, whose order is made there, too; None where some are not."""
         if not self._is_settled:
             self._settle()
-        return None if self._streamed else Epoch(self._arrays, self._dtypes, self.batch_size, order)
+        if self._streamed:
+            return None
+        made = None if order is None else order(devices.default_module())
+        return Epoch(self._arrays, self._dtypes, self.batch_size, made)
 
     def batches(self, order=None, epoch=None):
-        """One epoch: lists of device arrays, one per array, in the order of rows that a NumPy array of indices gives.
+        """One epoch: lists of device arrays, one per array.
 
         What is yielded may be kept. One epoch runs at a time.
 
         Args:
-            order: The indices, or None.
-            epoch: What the method of that name has returned for them, if it was asked.
+            order: Function of an array module that gives the order of the rows, indices, as an array of that module; or
+                None for the rows as they stand.
+            epoch: What the method of that name has returned for it, if it was asked.
         """
-        if not self._is_settled:
-            self._settle()
+        epoch = self.epoch(order) if epoch is None else epoch
         staying = [i for i in range(len(self._arrays)) if i not in self._streamed]
+        indices: Any = None  # on the host, where what is streamed is gathered
         if epoch is None:
+            indices = None if order is None else order(np)
             arrays, dtypes = [self._arrays[i] for i in staying], [self._dtypes[i] for i in staying]
-            epoch = Epoch(arrays, dtypes, self.batch_size, order)
+            on_device = devices.to_device(indices) if indices is not None and staying else None
+            epoch = Epoch(arrays, dtypes, self.batch_size, on_device)
         size = len(self._arrays[0])
         try:
             for start in range(0, size, self.batch_size):
                 stop = min(start + self.batch_size, size)
-                rows = slice(start, stop) if order is None else order[start:stop]
+                rows = slice(start, stop) if indices is None else indices[start:stop]
                 # The streamed first: their copies then run beside the gathering on the device.
                 batch: dict = {}
                 if self._streamed:
@@ -116,17 +122,16 @@ class Epoch:
 
     Args:
         arrays, dtypes, batch_size: As in `Rows`.
-        order: NumPy array of indices, or None.
+        order: Indices on the device, or None.
 
     Attributes:
-        arrays: Those arrays.
-        order: The indices on the device, or None.
+        arrays, order: Those.
         size: The number of rows.
     """
 
     def __init__(self, arrays, dtypes, batch_size, order):
         self.arrays = arrays
-        self.order = devices.to_device(order) if order is not None and arrays else None
+        self.order = order
         self.size = len(arrays[0]) if arrays else 0
         self._takers = [self._taker(array, dtype, batch_size) for array, dtype in zip(arrays, dtypes, strict=True)]
 

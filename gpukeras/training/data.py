@@ -3,6 +3,7 @@
 Every source yields batches ``(x, y, sample_weight)`` of Tensors on the default device.
 """
 
+import functools
 import math
 import types
 import warnings
@@ -199,9 +200,9 @@ class ArrayData(_Batches):
         return size
 
     def _pass(self, draw):
-        order = self._order(draw)
         if self._rows is None:
-            return self._host_batches(order)
+            return self._host_batches(self._order(draw))
+        order = functools.partial(_permutation, draw, self.size) if self.shuffle else None
         return _device_batches(self._rows, order, list(self.structure), self.class_weight)
 
     def _host_batches(self, order):
@@ -209,10 +210,7 @@ class ArrayData(_Batches):
             yield self._batch(order, start, min(start + self.batch_size, self.size))
 
     def _order(self, draw):
-        if not self.shuffle:
-            return None
-        key = random.process_seed()[0] ^ _SHUFFLING
-        return random.permutation(key, draw, self.size, np)
+        return _permutation(draw, self.size, np) if self.shuffle else None
 
     def _batch(self, order, start, stop):
         rows = slice(start, stop) if order is None else order[start:stop]
@@ -220,6 +218,10 @@ class ArrayData(_Batches):
             return [None if array is None else Tensor(_in_floatx(_rows(array, rows))) for array in self.structure]
         x, y, weight = [map_structure(lambda array: _rows(array, rows), part) for part in self.structure]
         return _finish_batch(x, y, weight, self.class_weight)
+
+
+def _permutation(draw, size, xp):
+    return random.permutation(random.process_seed()[0] ^ _SHUFFLING, draw, size, xp)
 
 
 def _device_batches(rows, order, structure, class_weight):

@@ -1,3 +1,4 @@
+import functools
 import subprocess
 import sys
 import types
@@ -281,3 +282,41 @@ def test_a_model_of_another_backend_is_named_with_the_cure():
             with devices.use_device(other), pytest.raises(ValueError, match=f"built on the backend '{home}'") as caught:
                 step(made)
             assert f"set_backend('{home}')" in str(caught.value), name
+
+
+CALLS = {
+    "a model": lambda: keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]),
+    "a layer": lambda: built(keras.layers.Dense(2), (None, 3)),
+    "a lookup": lambda: built(keras.layers.Embedding(4, 2), (None, 3)),
+    "an op": lambda: functools.partial(keras.ops.add, keras.Variable(np.ones((2, 3), "float32"))),
+}
+
+
+def built(layer, shape):
+    layer.build(shape)
+    return layer
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize(("home", "other"), [("numpy", "strict"), ("strict", "numpy")])
+def test_calls_with_what_lies_on_another_backend_say_so(name, home, other):
+    from tests import strict_device
+
+    strict_device.install()
+    x = np.ones((2, 3), "int32" if name == "a lookup" else "float32")
+    with devices.use_device(home):
+        call = CALLS[name]()
+    with devices.use_device(other), pytest.raises(TypeError, match=rf"^ops\.\w+: the variable .* '{home}'") as caught:
+        call(x)
+    assert f"keras.config.set_backend('{home}')" in str(caught.value)
+
+
+@pytest.mark.parametrize(("home", "other"), [("numpy", "strict"), ("strict", "numpy")])
+def test_ops_of_lists_say_so_too(home, other):
+    from tests import strict_device
+
+    strict_device.install()
+    with devices.use_device(home):
+        there = keras.ops.ones((2, 3))
+    with devices.use_device(other), pytest.raises(TypeError, match=rf"^ops.concatenate: the Tensor .* '{home}'"):
+        keras.ops.concatenate([keras.ops.ones((2, 3)), there])
