@@ -11,6 +11,7 @@ import numpy as np
 
 from gpukeras.autograd.scope import current, variables_change
 from gpukeras.backend import devices, dtypes
+from gpukeras.kernels import casts
 
 __all__ = ["Tensor", "Variable", "convert_to_array", "increase", "numpy_functions"]
 
@@ -301,8 +302,8 @@ class Variable(Tensor):
         if reading is not None and place is not None:
             buffer, position = place
             if buffer.views[position] is array:
-                return buffer.cast(dtype, reading).views[position]
-        return array.astype(dtype)
+                return buffer.cast(dtype, reading, casts.cast_into).views[position]
+        return casts.cast(array, dtype)
 
     def __array__(self, dtype=None, copy=None):
         return np.array(devices.to_numpy(self.array), dtype=dtype)

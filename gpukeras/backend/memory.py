@@ -58,20 +58,21 @@ class FlatBuffer:
         """Another buffer of the same layout, zero-filled."""
         return FlatBuffer([view.shape for view in self.views], self.array.dtype)
 
-    def cast(self, dtype, values):
+    def cast(self, dtype, values, cast_into):
         """The buffer in another dtype, in arrays that stay where they are.
 
         Args:
             dtype: The type.
             values: An object that stands for what the buffer holds now: where it is another than at the last call, all
                 is cast, by one kernel.
+            cast_into: That kernel, called as ``cast_into(target, source)``.
         """
         buffer = self.casts.get(dtype)
         if buffer is None:
             shapes = [view.shape for view in self.views]
             buffer = self.casts[dtype] = FlatBuffer(shapes, dtype, devices.array_module(self.array))
         if self._values_of.get(dtype) is not values:
-            buffer.array[...] = self.array
+            cast_into(buffer.array, self.array)
             self._values_of[dtype] = values
         return buffer
 

@@ -13,6 +13,7 @@ from gpukeras.autograd.scope import current, setting
 from gpukeras.autograd.symbolic import KerasTensor, map_structure
 from gpukeras.autograd.tensor import Tensor, Variable, convert_to_array
 from gpukeras.backend import devices, dtypes
+from gpukeras.kernels import casts
 from gpukeras.ops.elementwise import as_array
 from gpukeras.ops.joining import stack
 
@@ -110,7 +111,7 @@ def cast(x, /, dtype):
     if x.dtype == dtype:
         return x, lambda dy, needs: (dy,)
     is_smooth = dtypes.is_float(dtype) and dtypes.is_float(x.dtype)
-    return x.astype(dtype), (lambda dy, needs: (dy.astype(x.dtype),)) if is_smooth else None
+    return casts.cast(x, dtype), (lambda dy, needs: (casts.cast(dy, x.dtype),)) if is_smooth else None
 
 
 @op
