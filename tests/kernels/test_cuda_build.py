@@ -32,6 +32,8 @@ ARCHITECTURES = (
 MOST_REGISTERS = {"float64": 128}
 REGISTERS = 64
 
+FLOAT_ATOMIC = re.compile(r"\b(?:atom|red)\.[\w.:]*\bb?f(?:16|32|64)")
+
 
 def _nvidia(*parts):
     """A path in the wheels of the namespace package `nvidia`."""
@@ -113,9 +115,15 @@ def compile_source(text, dtype, architecture):
 @pytest.mark.parametrize("name", SOURCES)
 def test_compiles_without_spills(name, dtype, architecture):
     source = cuda.Source(name)
-    _, log = compile_source(source.text, dtype, architecture)
+    ptx, log = compile_source(source.text, dtype, architecture)
+    assert not FLOAT_ATOMIC.findall(ptx), "sums by atomics differ from launch to launch"
     found = resources(log)
     assert set(found) == set(source.parameters), "KERNEL lines and compiled functions differ"
     for kernel, (registers, spills) in found.items():
         assert spills == 0, f"{kernel}: {spills} bytes are spilled"
         assert registers <= MOST_REGISTERS.get(dtype, REGISTERS), f"{kernel} takes {registers} registers"
+
+
+def test_a_sum_by_atomics_is_found():
+    text = cuda.Source("updates").text + "KERNEL add(const real* x, real* y) { atomicAdd(y, x[threadIdx.x]); }\n"
+    assert FLOAT_ATOMIC.findall(compile_source(text, "float32", "sm_90")[0])
