@@ -53,7 +53,8 @@ def build(text, options, label, flags=()):
     flags = (*FLAGS, *flags)
     defines = [option for option in options if option.startswith("-D")]
     runtime = _built("runtime.o", (FOLDER / "runtime.cpp").read_text(encoding="utf-8"), ("-c", *flags))
-    source = "\n".join([f'#include "{HEADERS[0]}"', "namespace kernels {", _emulated(text), _launches(text), "}"])
+    start = [f'#include "{HEADERS[0]}"', "namespace kernels {", f'#line 1 "{label}"']
+    source = "\n".join([*start, _emulated(text), _launches(text), "}"])
     return _built(f"{label}.so", source, ("-shared", *flags, *defines), (str(runtime),))
 
 

@@ -17,6 +17,10 @@
 #else
 #include <ucontext.h>
 #endif
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
 
 namespace emulator {
 
@@ -78,6 +82,7 @@ void switch_to(Context& from, Context& to) { swapcontext(&from, &to); }
 struct Fiber : Thread {
   Context context;
   State state;
+  void* fake_stack;  // an address sanitizer's
 };
 
 Context scheduler;
@@ -92,11 +97,55 @@ unsigned random_state;
 char message[200];
 
 Fiber& self() { return *static_cast<Fiber*>(current); }
+char* stack_of(const Fiber& f) { return stacks + f.number * STACK; }
+
+// An address sanitizer is told before every change of stacks, and after it.
+#if defined(__SANITIZE_ADDRESS__)
+const void* scheduler_stack;
+size_t scheduler_size;
+void* scheduler_fake_stack;
+
+void leaves_scheduler(Fiber& f) { __sanitizer_start_switch_fiber(&scheduler_fake_stack, stack_of(f), STACK); }
+void is_in_scheduler() { __sanitizer_finish_switch_fiber(scheduler_fake_stack, nullptr, nullptr); }
+void leaves_thread(Fiber& f) {
+  void** kept = f.state == DONE ? nullptr : &f.fake_stack;
+  __sanitizer_start_switch_fiber(kept, scheduler_stack, scheduler_size);
+}
+void is_in_thread(Fiber& f) { __sanitizer_finish_switch_fiber(f.fake_stack, &scheduler_stack, &scheduler_size); }
+void forget_threads() { __asan_unpoison_memory_region(stacks, STACK * stack_count); }  // that did not return
+#else
+void leaves_scheduler(Fiber&) {}
+void is_in_scheduler() {}
+void leaves_thread(Fiber&) {}
+void is_in_thread(Fiber&) {}
+void forget_threads() {}
+#endif
+
+void go_on(Fiber& f) {
+  current = &f;
+  leaves_scheduler(f);
+  switch_to(scheduler, f.context);
+  is_in_scheduler();
+}
+
+void back_to_scheduler(Fiber& f) {
+  leaves_thread(f);
+  switch_to(f.context, scheduler);
+  is_in_thread(f);
+}
+
+// Shared memory, one piece for each array and not a byte too many: an address sanitizer knows its end.
+void* allocated(size_t bytes) {
+  void* memory = nullptr;
+  if (posix_memalign(&memory, 16, bytes)) abort();
+  return memory;
+}
 
 void run_thread() {
+  is_in_thread(self());
   kernel(kernel_args);
   self().state = DONE;
-  switch_to(self().context, scheduler);
+  back_to_scheduler(self());
 }
 
 unsigned random_below(unsigned limit) {
@@ -152,8 +201,7 @@ bool run_warp(size_t warp, bool shuffles, const char*& fault) {
       Fiber& f = fibers[first + (reversed ? count - 1 - lane : lane)];
       if (f.state != READY) continue;
       progress = true;
-      current = &f;
-      switch_to(scheduler, f.context);
+      go_on(f);
     }
     progress = release_lanes(first, last, fault) || progress;
     any = any || progress;
@@ -169,7 +217,8 @@ const char* run_block(bool shuffles) {
                unsigned(i / (block_size.x * block_size.y))};
     f.number = unsigned(i);
     f.state = READY;
-    start(f.context, stacks + i * STACK, run_thread);
+    f.fake_stack = nullptr;
+    start(f.context, stack_of(f), run_thread);
   }
   std::vector<size_t> order(warps);
   for (size_t i = 0; i < warps; ++i) order[i] = i;
@@ -204,13 +253,13 @@ void meet(Meeting meeting, unsigned mask) {
   f.meeting = meeting;
   f.mask = mask;
   f.state = WAITING;
-  switch_to(f.context, scheduler);
+  back_to_scheduler(f);
 }
 
 void* shared(const void* tag, size_t bytes) {
   for (auto& [known, memory] : shared_arrays)
     if (known == tag) return memory;
-  void* memory = aligned_alloc(16, (bytes + 15) / 16 * 16);  // one piece each: an address sanitizer knows its end
+  void* memory = allocated(bytes);
   memset(memory, 0xff, bytes);
   shared_arrays.emplace_back(tag, memory);
   return memory;
@@ -236,8 +285,7 @@ const char* launch(void (*body)(void**), void** args, const unsigned* grid, cons
     stacks = static_cast<char*>(aligned_alloc(64, STACK * threads));
     stack_count = threads;
   }
-  size_t dynamic_size = (dynamic_bytes + 15) / 16 * 16 + 16;
-  dynamic_array = aligned_alloc(16, dynamic_size);
+  dynamic_array = allocated(dynamic_bytes);
   // Every block once: counting on by a step that has no divisor in common with their number, from a random start.
   uint64_t step = 1, position = 0;
   if (seed && blocks > 1) {
@@ -257,7 +305,7 @@ const char* launch(void (*body)(void**), void** args, const unsigned* grid, cons
   for (uint64_t i = 0; i < blocks && !fault; ++i, position = (position + step) % blocks) {
     block_index = {unsigned(position % grid[0]), unsigned(position / grid[0] % grid[1]),
                    unsigned(position / (uint64_t(grid[0]) * grid[1]))};
-    memset(dynamic_array, 0xff, dynamic_size);
+    memset(dynamic_array, 0xff, dynamic_bytes);
     fault = run_block(seed != 0);
     for (auto& [tag, memory] : shared_arrays) free(memory);
     shared_arrays.clear();
@@ -265,6 +313,7 @@ const char* launch(void (*body)(void**), void** args, const unsigned* grid, cons
 #if defined(__x86_64__)
   _mm_setcsr(control);
 #endif
+  if (fault) forget_threads();
   free(dynamic_array);
   return fault;
 }

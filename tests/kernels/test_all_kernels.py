@@ -173,9 +173,9 @@ def small_samples(kernel, seed):
     return [args for args in cuda_samples(kernel, "float32", seed) if all(a.size <= MOST for a in arrays_in(args))]
 
 
-def run_on_emulator(kernel, args, device, order, shift):
+def run_on_emulator(kernel, args, device, order, shift, guard=Guarded):
     """All arrays that a kernel was given and returned, on the emulator; None where it runs no CUDA C for them."""
-    guarded, launches = Guarded(device, shift), []
+    guarded, launches = guard(device, shift), []
     given = guarded(args)
     if not cuda.takes(dict(zip(kernel.parameters, given, strict=False)), kernel.strided, kernel.wide):
         return None
