@@ -366,10 +366,17 @@ class TestDtypes:
     @pytest.mark.skipif(np.dtype(np.longdouble).itemsize == 8, reason="long double is double here")
     def test_what_no_gpu_computes_with_is_refused_with_the_cure(self):
         x = np.ones((4, 3), np.longdouble)
-        with pytest.raises(TypeError, match=r"x has dtype \w+, which no GPU computes with. Convert it: x.astype"):
+        with pytest.raises(TypeError) as caught:
             self.model().fit(x, np.ones((4, 1)), verbose=0)
-        with pytest.raises(TypeError, match=r"no GPU computes with \w+: convert it first"):
-            convert_to_array(x)
+        name = np.dtype(np.longdouble).name
+        assert str(caught.value) == f"x has dtype {name}, which no GPU computes with. Convert it: x.astype('float32')."
+        with pytest.raises(TypeError) as caught:
+            self.model().train_on_batch(x, np.ones((4, 1)))
+        assert str(caught.value).startswith(
+            f"Cannot make a Tensor of ndarray of shape (4, 3): no GPU computes with {name}: convert it first, for "
+            "instance with .astype('float64'). "
+        )
+        assert "\n" not in str(caught.value)
         with devices.use_device("numpy"):
             assert convert_to_array(x).dtype == np.longdouble
 
@@ -377,10 +384,34 @@ class TestDtypes:
     @pytest.mark.parametrize("x", [np.zeros(4, [("a", "f4")]), np.array(["a"] * 4), np.array([None] * 4)])
     def test_what_is_no_number_is_refused(self, x, device):
         with devices.use_device(device):
-            with pytest.raises(TypeError, match="x has dtype .*, which is not numeric. Encode it"):
+            with pytest.raises(TypeError) as caught:
                 self.model().fit(x, np.ones((4, 1)), verbose=0)
-            with pytest.raises(TypeError, match="dtype .* is not numeric. Convert it first"):
+            assert str(caught.value) == (
+                f"x has dtype {x.dtype}, which is not numeric. Encode it as numbers first, for instance with "
+                "np.unique(..., return_inverse=True)."
+            )
+            with pytest.raises(TypeError) as caught:
                 self.model().train_on_batch(x, np.ones((4, 1)))
+            assert str(caught.value) == (
+                f"Cannot make a Tensor of ndarray of shape (4,): its dtype {x.dtype} is not numeric. Convert it first, "
+                "for instance with .astype('float32')."
+            )
+
+    def test_a_batch_of_both_kinds_trains(self):
+        host = np.ones((4, 3), "float32"), np.ones((4, 1), "float32")
+        x, y = (devices.to_device(array) for array in host)
+        for batch in (host[0], y), (x, host[1]):
+            self.model().fit(*batch, verbose=0)
+            self.model().train_on_batch(*batch)
+
+    def test_a_batch_of_both_kinds_trains_with_numpy_and_one_line_says_what_it_costs(self):
+        y = devices.to_device(np.ones((4, 1), "float32"))
+        with devices.use_device("numpy"), pytest.warns(RuntimeWarning) as caught:
+            self.model().fit(np.ones((4, 3), "float32"), y, epochs=2, verbose=0)
+        assert [str(warning.message) for warning in caught] == [
+            "y is on the GPU (StrictArray), but gpukeras computes with NumPy: it is copied to the host. "
+            "keras.config.set_backend('cupy') computes where it is."
+        ]
 
 
 def test_a_model_of_another_backend_is_named_with_the_cure():
