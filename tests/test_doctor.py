@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 import types
+import warnings
 
 import pytest
 
 from gpukeras import doctor
 from gpukeras.backend import devices
+from tests import fake_machine
 
 WELL = doctor.Facts(
     asked="cupy",
@@ -21,6 +23,9 @@ WELL = doctor.Facts(
     cupy=(("cupy-cuda12x", "14.2.0"),),
     driver=12080,
     headers="/include",
+    headers_version=12090,
+    nvrtc="/lib/libnvrtc.so.12",
+    nvrtc_version=12090,
     library="/lib/libcublasLt.so.12",
     memory=(70 << 30, 80 << 30),
     is_usable=True,
@@ -42,7 +47,7 @@ def test_all_is_well():
         "ok  NumPy multiplies by openblas 0.3.31, 8 threads on 8 cores",
         "ok  NVIDIA's driver for CUDA 12.8",
         "ok  cupy-cuda12x 14.2.0",
-        "ok  CUDA's headers in /include, cuBLASLt in /lib/libcublasLt.so.12",
+        "ok  CUDA's headers in /include, NVRTC in /lib/libnvrtc.so.12, cuBLASLt in /lib/libcublasLt.so.12",
         "ok  70.0 of 80.0 GB of the GPU's memory are free",
         "ok  gpukeras computes with CuPy on NVIDIA H100",
     ]
@@ -84,6 +89,19 @@ def test_the_optional_cudnn():
         ),
         ({"headers": ""}, "CUDA's headers were not found", "pip install 'gpukeras[cuda12]'"),
         ({"headers": "", "library": ""}, "CUDA's headers and cuBLASLt were not found", "pip install"),
+        ({"nvrtc": ""}, "CUDA's NVRTC was not found", "pip install 'gpukeras[cuda12]'"),
+        ({"nvrtc": "", "driver": 13000}, "CUDA's NVRTC was not found", "pip install 'gpukeras[cuda12]'"),  # CuPy's CUDA
+        ({"headers_version": 13000}, "are of 13.0, but NVRTC in", "pip install -U 'cuda-toolkit[cudart,nvrtc]==12.*'"),
+        (
+            {"cupy": (("cupy-cuda11x", "13.6.0"),)},
+            "cupy-cuda11x 13.6.0 is not 14.2",
+            "pip uninstall -y cupy-cuda11x, then pip install 'gpukeras[cuda12]'",
+        ),
+        (
+            {"cupy": (("cupy", "13.6.0"),)},
+            "cupy 13.6.0 is not 14.2",
+            "pip uninstall -y cupy, then pip install 'gpukeras[cuda12]'",
+        ),
         ({"memory": (1 << 28, 80 << 30)}, "0.2 of 80.0 GB", "nvidia-smi lists the processes"),
         ({"asked": "jax"}, "GPUKERAS_BACKEND is 'jax'", "auto, numpy or cupy"),
         ({"threads": "GPUKERAS_NUM_THREADS is 'many'"}, "is 'many'", "unset it"),
@@ -95,22 +113,30 @@ def test_one_trouble_one_line_one_cure(changes, text, cure):
     assert text in line and cure in line and "\n" not in line
 
 
-def test_a_gpu_that_fails_for_another_reason():
-    lines = troubles(is_usable=False, message="CuPy cannot run a kernel (RuntimeError: no\nlong story)")
-    assert len(lines) == 1 and "CuPy cannot run a kernel (RuntimeError: no: mend" in lines[0]
+def test_a_cure_is_not_told_twice():
+    facts = {"is_usable": False, "message": "it fails; at once", "cure": "do this; then that"}
+    failure = "!!  gpukeras cannot compute as GPUKERAS_BACKEND asks: it fails; at once: "
+    instead = ", or set GPUKERAS_BACKEND=numpy"
+    assert troubles(**facts) == [f"{failure}do this; then that{instead}"]
+    assert troubles(**facts, nvrtc="")[1:] == [f"{failure}mend what is marked above{instead}"]
 
 
-def test_memory_that_is_used_up():
-    message = "CuPy cannot run a kernel (OutOfMemoryError: Out of memory allocating 512 bytes)"
+def test_memory_of_which_nobody_can_tell():
+    message = "the GPU has no memory left (OutOfMemoryError: Out of memory allocating 512 bytes)"
     first, last = troubles(memory=None, is_usable=False, message=message)
     assert "no memory left: nvidia-smi" in first and "cannot compute" in last
+
+
+def test_releases_of_one_cuda_go_together():
+    assert troubles(headers_version=12000, nvrtc_version=12090) == []
+    assert troubles(headers_version=None, nvrtc_version=13000) == []
 
 
 def test_numpy_needs_no_gpu():
     nothing = {"cupy": (), "driver": None, "is_usable": False, "headers": None, "library": None, "memory": None}
     assert troubles(asked="numpy", **nothing) == []
     assert report(asked="numpy", **nothing)[-1] == "ok  gpukeras computes with NumPy, as GPUKERAS_BACKEND asks"
-    lines = report(asked="auto", **nothing, message="CuPy is not installed; pip install it")
+    lines = report(asked="auto", **nothing, message="CuPy is not installed", cure="pip install it")
     assert lines[-1] == "ok  gpukeras computes with NumPy: CuPy is not installed"
     assert len([line for line in lines if line.startswith("!!")]) == 2
 
@@ -124,7 +150,7 @@ def test_a_version_that_nobody_knows():
     ("asked", "is_usable", "status"),
     [
         ("auto", True, 0),
-        ("auto", False, 0),
+        ("auto", False, 1),
         ("numpy", False, 0),
         ("cupy", True, 0),
         ("cupy", False, 1),
@@ -133,6 +159,64 @@ def test_a_version_that_nobody_knows():
 )
 def test_exit_status(asked, is_usable, status):
     assert doctor.exit_status(dataclasses.replace(WELL, asked=asked, is_usable=is_usable)) == status
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"cupy": ()}, 0),  # whoever installs no CuPy wants NumPy
+        ({"driver": None}, 0),
+        ({"driver_error": 100}, 0),  # there is no GPU, or it is hidden
+        ({"driver_error": 999}, 1),
+    ],
+)
+def test_numpy_is_no_fault_without_cupy_or_a_gpu(changes, status):
+    facts = dataclasses.replace(WELL, asked="auto", is_usable=False, **changes)
+    assert doctor.exit_status(facts) == status
+    assert str(doctor.diagnose(facts)[-1]).startswith("!!" if status else "ok")
+
+
+# --- Whole machines ------------------------------------------------------------------------------------------
+
+
+def report_of_this_machine(capsys):
+    status = doctor.main()
+    lines = capsys.readouterr().out.splitlines()
+    return status, [line for line in lines[:-1] if line.startswith("!!")], lines[-1]
+
+
+def test_a_machine_on_which_all_works(monkeypatch, tmp_path, capsys):
+    fake_machine.install(monkeypatch, tmp_path)
+    for asked in "auto", "cupy":
+        monkeypatch.setenv("GPUKERAS_BACKEND", asked)
+        assert report_of_this_machine(capsys) == (0, [], "ok  gpukeras computes with CuPy on NVIDIA H100")
+
+
+@pytest.mark.parametrize("fault", fake_machine.FAULTS.values(), ids=fake_machine.FAULTS)
+def test_what_is_wrong_with_a_machine(fault, monkeypatch, tmp_path, capsys):
+    fake_machine.install(monkeypatch, tmp_path, **fault.machine)
+    marked = [line.replace("HEADERS", str(tmp_path)) for line in fault.marked]
+    monkeypatch.setenv("GPUKERAS_BACKEND", "auto")
+    assert report_of_this_machine(capsys) == (fault.status, marked, fault.verdict)
+    monkeypatch.setenv("GPUKERAS_BACKEND", "cupy")
+    status, again, verdict = report_of_this_machine(capsys)
+    assert (status, again) == (1 if fault.told else 0, marked)
+    assert verdict.endswith(", or set GPUKERAS_BACKEND=numpy") == bool(fault.told)
+    monkeypatch.setenv("GPUKERAS_BACKEND", "numpy")
+    assert report_of_this_machine(capsys) == (0, [], "ok  gpukeras computes with NumPy, as GPUKERAS_BACKEND asks")
+
+
+def test_two_wheels_are_told_by_the_report_alone(monkeypatch, tmp_path, capsys):
+    fake_machine.install(monkeypatch, tmp_path, wheels=("cupy-cuda12x", "cupy-cuda13x"))
+    monkeypatch.setenv("GPUKERAS_BACKEND", "auto")
+    imported = devices._import_cupy
+
+    def import_and_warn():
+        warnings.warn("cupy-cuda12x and cupy-cuda13x are installed into one folder", RuntimeWarning, stacklevel=2)
+        return imported()
+
+    monkeypatch.setattr(devices, "_import_cupy", import_and_warn)
+    assert report_of_this_machine(capsys)[0] == 0
 
 
 # --- Finding out ---------------------------------------------------------------------------------------------
@@ -150,20 +234,9 @@ def test_every_distribution_of_cupy_is_found(monkeypatch):
     ]
 
 
-class Driver:
-    def __init__(self, version, error):
-        self.version, self.error = version, error
-
-    def cuDriverGetVersion(self, pointer):
-        pointer._obj.value = self.version
-
-    def cuInit(self, flags):
-        return self.error
-
-
 @pytest.mark.parametrize("error", [0, 100])
 def test_the_driver_is_asked(error, monkeypatch):
-    monkeypatch.setattr(doctor.ctypes, "CDLL", lambda name: Driver(12080, error))
+    monkeypatch.setattr(doctor.ctypes, "CDLL", lambda name: fake_machine.Driver(12080, error))
     assert doctor._start_driver() == (12080, error)
 
 
@@ -176,23 +249,24 @@ def test_no_driver(monkeypatch):
 
 
 @pytest.mark.parametrize("is_found", [True, False])
-def test_the_toolkit_is_looked_for(is_found, monkeypatch):
-    class NotFound(RuntimeError):
-        pass
+def test_the_toolkit_is_looked_for(is_found, monkeypatch, tmp_path):
+    there = {"headers": 12090, "nvrtc": (12, 9)} if is_found else {"headers": None, "nvrtc": None}
+    fake_machine.install(monkeypatch, tmp_path, **there)
+    assert doctor._find_toolkit() == {
+        "headers": str(tmp_path) if is_found else "",
+        "headers_version": 12090 if is_found else None,
+        "nvrtc": "/lib/nvrtc" if is_found else "",
+        "nvrtc_version": 12090 if is_found else None,
+        "library": "/lib/cublasLt",
+    }
 
-    def load(name):
-        if not is_found:
-            raise NotFound(name)
-        return types.SimpleNamespace(abs_path=f"/lib/{name}")
 
-    finder = types.SimpleNamespace(
-        load_nvidia_dynamic_lib=load,
-        find_nvidia_header_directory=lambda name: f"/include/{name}" if is_found else None,
-        DynamicLibNotFoundError=NotFound,
-    )
-    monkeypatch.setitem(sys.modules, "cuda", types.SimpleNamespace(pathfinder=finder))
-    monkeypatch.setitem(sys.modules, "cuda.pathfinder", finder)
-    assert doctor._find_toolkit() == (("/include/cudart", "/lib/cublasLt") if is_found else ("", ""))
+def test_a_toolkit_whose_versions_nobody_knows(monkeypatch, tmp_path):
+    fake_machine.install(monkeypatch, tmp_path)
+    (tmp_path / "cuda_runtime_api.h").write_text("nothing")
+    monkeypatch.setattr(doctor.ctypes, "CDLL", lambda path: object())
+    found = doctor._find_toolkit()
+    assert found["headers_version"] is None and found["nvrtc_version"] is None and found["nvrtc"] == "/lib/nvrtc"
 
 
 def test_memory_is_told_by_cupy(monkeypatch):

@@ -371,23 +371,39 @@ def _compile_with_cupy(text, options, label):
     """The launcher for CuPy's arrays: it compiles at first use, and keeps the result on disk."""
     import cupy
 
-    return _CupyFunctions(cupy.RawModule(code=text, options=options))
+    return _CupyFunctions(cupy.RawModule(code=text, options=options), label)
 
 
 class _CupyFunctions(dict):
     """The functions of a module, by name, fetched when first asked for."""
 
-    def __init__(self, module):
-        self.module = module
+    def __init__(self, module, label):
+        self.module, self.label = module, label
 
     def __missing__(self, name):
-        function = self.module.get_function(name)
+        function = self._compile(name)
 
         def launch(grid, block, args, shared_bytes):
             function(grid, block, tuple(args), shared_mem=shared_bytes)
 
         self[name] = launch
         return launch
+
+    def _compile(self, name):
+        """The function; what keeps NVRTC from compiling it is told in one line, in place of the compiler's hundreds."""
+        import cupy
+
+        try:
+            return self.module.get_function(name)
+        except MemoryError:
+            raise
+        except Exception as error:
+            known = devices.explain(error, cupy)
+            if known is None:
+                raise
+            raise RuntimeError(
+                f"{self.label} cannot be compiled: {known[0]}; {known[1]} (python -m gpukeras.doctor shows more)."
+            ) from error
 
 
 add_launcher("cupy", _compile_with_cupy)

@@ -15,12 +15,15 @@ import warnings
 import numpy as np
 
 __all__ = [
+    "UNKNOWN_CURE",
     "address_of",
     "array_module",
     "can_record",
+    "cuda_of",
     "cupy_distributions",
     "default_device",
     "default_module",
+    "explain",
     "gpu_memory",
     "is_array",
     "is_module",
@@ -31,6 +34,7 @@ __all__ = [
     "takes",
     "to_device",
     "to_numpy",
+    "try_cupy",
     "use_device",
 ]
 
@@ -43,47 +47,121 @@ _CUDA_OF_DLPACK = 2, 13  # kDLCUDA, kDLCUDAManaged: memory that kernels reach
 # Of the CPU alone, where they are wider than double precision.
 _HOST_ONLY = tuple(np.dtype(wide) for wide in (np.longdouble, np.clongdouble) if np.dtype(np.longdouble).itemsize > 8)
 _INSTALL = "pip install 'gpukeras[cuda12]' (or 'gpukeras[cuda13]' for a CUDA 13 driver)"
+_LEAST_OF_CUDA_13, _LAST_OF_CUDA_12 = 75, 121  # compute capabilities that NVRTC 13.0 and 12.9 make code for
+UNKNOWN_CURE = "python -c 'import cupy; cupy.show_config()' shows what it works with"
 
 
 def register_device(name, module, array_type, to_numpy):
     """Make an array library known: its module, its array class, and the way back to NumPy."""
     _modules[name] = module
+    _register_arrays(module, array_type, to_numpy)
+
+
+def _register_arrays(module, array_type, to_numpy):
     _module_of_type[array_type] = module
     _to_numpy_of_type[array_type] = to_numpy
 
 
 def probe():
-    """Whether CuPy can compute here, and the reason or the device's name: ``(usable, message)``."""
+    """Whether CuPy can compute here, and the device's name or the reason with its cure: ``(usable, message)``."""
+    usable, text, cure = try_cupy()
+    return usable, f"{text}; {cure}" if cure else text
+
+
+def try_cupy():
+    """Whether CuPy can compute here, the device's name or the reason, and the cure: ``(usable, text, cure)``."""
     if importlib.util.find_spec("cupy") is None:
-        return False, f"CuPy is not installed; {_INSTALL}"
+        return False, "CuPy is not installed", _install()
     try:
         cupy = _import_cupy()
     except Exception as error:
-        return False, f"CuPy cannot be imported ({_first_line(error)}); {_INSTALL}"
+        return False, f"CuPy cannot be imported ({_telling_line(error)})", _install_anew()
     if not cupy.cuda.is_available():
-        return False, _why_no_gpu(cupy)
+        return False, *_why_no_gpu(cupy)
     register_device("cupy", cupy, cupy.ndarray, cupy.asnumpy)
-    reason = _try_gpu(cupy)
-    if reason is not None:
+    trouble = _try_gpu(cupy)
+    if trouble is not None:
         del _modules["cupy"]  # asked for again, it is probed again
-        return False, reason
-    return True, cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
+        return False, *trouble
+    return True, cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode(), ""
 
 
 def _try_gpu(cupy):
-    """Why this GPU cannot compute, None if it can: what is missing fails here, not in training."""
+    """Why this GPU cannot compute, and the cure, None if it can: what is missing fails here, not in training."""
     from gpukeras.backend import gemm
 
     try:
-        # Compiles a kernel, runs it, reads it back: needs CUDA's headers.
+        # Compiles a kernel, runs it, reads it back: needs NVRTC and CUDA's headers.
         if float((cupy.arange(8, dtype=np.float32) * 2).sum()) != 56.0:
-            return "CuPy computed a wrong sum on this GPU"
+            return "CuPy computed a wrong sum on this GPU", UNKNOWN_CURE
         ones = cupy.ones((2, 2), np.float32)
         if float(gemm.matmul(ones, ones).sum()) != 8.0:  # needs cuBLASLt
-            return "cuBLASLt computed a wrong product on this GPU"
+            return "cuBLASLt computed a wrong product on this GPU", UNKNOWN_CURE
     except Exception as error:
-        return f"CuPy cannot run a kernel ({type(error).__name__}: {_first_line(error)}){_cure_of(error)}"
+        unknown = f"CuPy cannot run a kernel ({type(error).__name__}: {_telling_line(error)})", UNKNOWN_CURE
+        return explain(error, cupy) or unknown
     return None
+
+
+def explain(error, cupy):
+    """Why a kernel could not be compiled or run, and the cure: ``(text, cure)``, None where that is not known."""
+    words = f"{type(error).__name__} {error}".lower()
+    told = f"{type(error).__name__}: {_telling_line(error)}"
+    if isinstance(error, MemoryError) or "memoryallocation" in words:
+        return f"the GPU has no memory left ({told})", "nvidia-smi lists the processes that hold it"
+    if "libnvrtc" in words or "nvrtc64" in words or "nvrtc-builtins" in words:
+        return "NVRTC, which compiles the GPU's kernels, was not found", _install()
+    if "cublaslt" in words and "not found" in words:
+        return "cuBLASLt, which multiplies matrices, was not found", _install()
+    if "find cuda headers" in words or "open source file" in words:
+        return "CUDA's headers, which kernels are compiled with, were not found", _install()
+    if any(kind in words for kind in ("kernel image is available", "no_binary_for_gpu", "--gpu-architecture")):
+        return _no_code_for(cupy, told)
+    if any(kind in words for kind in ("unsupported_ptx", "unsupportedptx", "kernel image is invalid")):
+        return f"NVRTC is newer than the driver ({told})", f"update the driver, or {_toolkit(_release_of_driver(cupy))}"
+    if type(error).__name__ == "CompileException":
+        text = f"NVRTC cannot compile with CUDA's headers, which are of another version ({_telling_line(error)})"
+        return text, _toolkit()
+    return None
+
+
+def _no_code_for(cupy, told):
+    """A GPU that is older or newer than what the kernels can be compiled for."""
+    capability = int(cupy.cuda.Device().compute_capability)
+    text = f"nothing here makes code for a GPU of compute capability {capability // 10}.{capability % 10} ({told})"
+    other = 12 if capability < _LEAST_OF_CUDA_13 else 13 if capability > _LAST_OF_CUDA_12 else None
+    if other is None or other == cuda_of(cupy_distributions()):
+        return text, _toolkit()
+    return text, _install_anew(other)
+
+
+def _release_of_driver(cupy):
+    version = cupy.cuda.runtime.driverGetVersion()
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
+def _telling_line(error):
+    """The line of an error's text that says what is wrong: of CuPy's long ones, the first that names an error."""
+    lines = [line.strip() for line in str(error).splitlines() if re.search(r"\w", line)]
+    return next((line for line in lines if re.search(r"error: *\S", line, re.IGNORECASE)), (lines or [""])[0])
+
+
+def _install():
+    """What brings CuPy's libraries, for the CuPy that is there."""
+    number = cuda_of(cupy_distributions())
+    return f"pip install 'gpukeras[cuda{number}]'" if number in (12, 13) else _INSTALL
+
+
+def _install_anew(number=None):
+    """What puts one whole CuPy, for the CUDA version of that number, in the place of those that are there."""
+    names = " ".join(name for name, _ in cupy_distributions())
+    install = f"pip install 'gpukeras[cuda{number}]'" if number else _install()
+    return f"pip uninstall -y {names}, then {install}" if names else install
+
+
+def _toolkit(release=None):
+    """What brings NVRTC and headers of one version."""
+    return f"pip install -U 'cuda-toolkit[cudart,nvrtc]=={release or cuda_of(cupy_distributions()) or 12}.*'"
 
 
 def _import_cupy():
@@ -95,12 +173,11 @@ def _import_cupy():
         if "multiple CuPy packages" not in str(warning.message):
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
             continue
-        names = [name for name, _ in cupy_distributions()]
+        names = " and ".join(name for name, _ in cupy_distributions())
         warnings.warn(
-            f"{' and '.join(names)} are installed into one folder, where one overwrites the other: "
-            f"pip uninstall -y {' '.join(names)}, then {_INSTALL}.",
+            f"{names} are installed into one folder, where one overwrites the other: {_install_anew()}.",
             RuntimeWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
     return cupy
 
@@ -115,39 +192,34 @@ def cupy_distributions():
     return tuple(sorted(found))
 
 
+def cuda_of(distributions):
+    """The CUDA version that the one wheel among `cupy_distributions()` is for, None where that cannot be told."""
+    found = [re.fullmatch(r"cupy-cuda(\d\d)\w*", name) for name, _ in distributions]
+    return int(found[0][1]) if len(found) == 1 and found[0] else None
+
+
 def _why_no_gpu(cupy):
-    """Why CuPy finds no device, with the cure."""
+    """Why CuPy finds no device, and the cure."""
     try:
         runtime = cupy.cuda.runtime
         driver, needed = runtime.driverGetVersion(), runtime.runtimeGetVersion()
     except Exception:
-        return "CuPy found no CUDA device; python -m gpukeras.doctor shows why"
+        return "CuPy found no CUDA device", "nvidia-smi -L lists them"
     if driver == 0:
         return (
-            "there is no NVIDIA driver; install the one for your GPU from nvidia.com/drivers, or start the container "
-            "with --gpus all"
+            "there is no NVIDIA driver",
+            "install the one for your GPU from nvidia.com/drivers, or start the container with --gpus all",
         )
     if driver // 1000 < needed // 1000:
         other = ", or pip install 'gpukeras[cuda12]' in place of cupy-cuda13x" if 12000 <= driver < 13000 else ""
         return (
-            f"CuPy is built for CUDA {needed // 1000}, but the driver ends at {driver // 1000}.{driver % 1000 // 10}; "
-            f"update the driver{other}"
+            f"CuPy is built for CUDA {needed // 1000}, but the driver ends at {driver // 1000}.{driver % 1000 // 10}",
+            f"update the driver{other}",
         )
-    return "the NVIDIA driver shows no GPU; nvidia-smi -L lists them, CUDA_VISIBLE_DEVICES hides those it leaves out"
-
-
-def _cure_of(error):
-    """What helps against an error of the first kernel, where that is known."""
-    text = f"{type(error).__name__} {error}".lower()
-    if isinstance(error, MemoryError) or "memoryallocation" in text:
-        return "; the GPU has no memory left: nvidia-smi lists the processes that hold it"
-    if "headers" in text or "cuda_fp16.h" in text or "nvrtc" in text:
-        return f"; CUDA's headers are missing: {_INSTALL}"
-    return ""
-
-
-def _first_line(error):
-    return str(error).strip().partition("\n")[0]
+    return (
+        "the NVIDIA driver shows no GPU",
+        "nvidia-smi -L lists them, CUDA_VISIBLE_DEVICES hides those it leaves out",
+    )
 
 
 def gpu_memory():
@@ -177,7 +249,8 @@ def set_default_device(name):
     if name == "auto":
         usable, reason = probe()
         if not usable and importlib.util.find_spec("cupy") is not None:
-            warnings.warn(f"gpukeras computes with NumPy: {reason}.", RuntimeWarning, stacklevel=3)
+            text = f"gpukeras computes with NumPy: {reason} (python -m gpukeras.doctor shows more)."
+            warnings.warn(text, RuntimeWarning, stacklevel=3)
         name = "cupy" if usable else "numpy"
     elif name == "cupy" and "cupy" not in _modules:
         usable, reason = probe()
@@ -222,10 +295,13 @@ def array_module(array):
 
 
 def _recognize(array):
-    """CuPy's module for an array that a caller brought along before any device was chosen."""
+    """CuPy's module for an array that a caller brought along before any device was chosen.
+
+    That there is an array does not say that kernels run: the device is still to be probed.
+    """
     cupy = sys.modules.get("cupy")
     if cupy is not None and isinstance(array, getattr(cupy, "ndarray", ())):
-        register_device("cupy", cupy, cupy.ndarray, cupy.asnumpy)
+        _register_arrays(cupy, cupy.ndarray, cupy.asnumpy)
         return cupy
     return None
 

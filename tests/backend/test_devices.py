@@ -9,7 +9,8 @@ import pytest
 import gpukeras as keras
 from gpukeras import ops
 from gpukeras.autograd.tensor import Tensor, convert_to_array
-from gpukeras.backend import devices
+from gpukeras.backend import cuda, devices
+from tests import fake_machine
 
 
 def run(code, **environment):
@@ -173,7 +174,7 @@ def fail(error):
         ({"driverGetVersion": lambda: 11080}, "built for CUDA 12, but the driver ends at 11.8; update the driver"),
         ({"runtimeGetVersion": lambda: 13020}, "ends at 12.4; update the driver, or pip install 'gpukeras[cuda12]'"),
         ({}, "shows no GPU; nvidia-smi -L lists them, CUDA_VISIBLE_DEVICES"),
-        ({"driverGetVersion": lambda: fail(RuntimeError())}, "no CUDA device; python -m gpukeras.doctor shows why"),
+        ({"driverGetVersion": lambda: fail(RuntimeError())}, "no CUDA device; nvidia-smi -L lists them"),
     ],
 )
 def test_why_there_is_no_gpu(changes, text, monkeypatch):
@@ -183,24 +184,149 @@ def test_why_there_is_no_gpu(changes, text, monkeypatch):
     assert not usable and text in reason and "\n" not in reason
 
 
-class OutOfMemoryError(MemoryError):
-    pass
+COMPUTE = "import gpukeras as keras, numpy as np; print(keras.layers.Dense(1)(np.ones((2, 3), 'float32')).shape)"
+NO_NVRTC = f"""{FAKE_CUPY}
+def arange(*arguments, **settings):
+    raise type("DynamicLibNotFoundError", (RuntimeError,), {{}})({fake_machine.NOT_FOUND!r})
+cupy.cuda.is_available = lambda: True
+cupy.arange, cupy.asnumpy = arange, None
+"""
+
+
+def test_what_a_program_prints_that_falls_back_on_numpy():
+    result = run(NO_NVRTC + COMPUTE, GPUKERAS_BACKEND="auto")
+    assert result.returncode == 0 and result.stdout == "(2, 1)\n"
+    (line,) = [line for line in result.stderr.splitlines() if "Warning" in line]
+    assert line.endswith(
+        "RuntimeWarning: gpukeras computes with NumPy: NVRTC, which compiles the GPU's kernels, was not found; "
+        f"{devices._INSTALL} (python -m gpukeras.doctor shows more)."
+    )
+
+
+def test_what_a_program_prints_that_asks_for_cupy():
+    result = run(NO_NVRTC + COMPUTE, GPUKERAS_BACKEND="cupy")
+    assert result.returncode == 1 and result.stdout == ""
+    assert result.stderr.splitlines()[-1] == (
+        "RuntimeError: The backend 'cupy' was asked for by name, but NVRTC, which compiles the GPU's kernels, was not "
+        f"found; {devices._INSTALL}. Mend that (python -m gpukeras.doctor shows how), or set GPUKERAS_BACKEND=numpy."
+    )
+
+
+TOLD = {name: fault for name, fault in fake_machine.FAULTS.items() if fault.told}
+
+
+@pytest.mark.parametrize("fault", TOLD.values(), ids=TOLD)
+def test_what_is_wrong_is_told_once_and_numpy_computes(fault, monkeypatch, tmp_path):
+    fake_machine.install(monkeypatch, tmp_path, **fault.machine)
+    monkeypatch.setenv("GPUKERAS_BACKEND", "auto")
+    x = np.ones((2, 3), "float32")
+    with pytest.warns(RuntimeWarning) as caught:
+        assert keras.layers.Dense(1)(x).shape == (2, 1)
+        keras.layers.Dense(1)(x)
+    assert [str(warning.message) for warning in caught] == [
+        f"gpukeras computes with NumPy: {fault.told} (python -m gpukeras.doctor shows more)."
+    ]
+    assert keras.config.backend() == "numpy"
+
+
+@pytest.mark.parametrize("fault", TOLD.values(), ids=TOLD)
+def test_what_is_wrong_is_an_error_where_cupy_is_asked_for(fault, monkeypatch, tmp_path):
+    fake_machine.install(monkeypatch, tmp_path, **fault.machine)
+    monkeypatch.setenv("GPUKERAS_BACKEND", "cupy")
+    for _ in range(2):  # it is not forgotten that it failed
+        with pytest.raises(RuntimeError) as caught:
+            keras.layers.Dense(1)(np.ones((2, 3), "float32"))
+        assert str(caught.value) == (
+            f"The backend 'cupy' was asked for by name, but {fault.told}. Mend that (python -m gpukeras.doctor shows "
+            "how), or set GPUKERAS_BACKEND=numpy."
+        )
+
+
+def test_an_array_of_cupy_does_not_prove_that_it_computes(monkeypatch, tmp_path):
+    fault = TOLD["no NVRTC"]
+    fake_machine.install(monkeypatch, tmp_path, **fault.machine)
+    assert devices.is_array(sys.modules["cupy"].ndarray())
+    with pytest.raises(RuntimeError, match="NVRTC, which compiles the GPU's kernels, was not found"):
+        devices.set_default_device("cupy")
+
+
+@pytest.mark.parametrize("name", ["some-cuda12x", "cupy-cuda13x"])
+def test_the_cure_is_for_the_cupy_that_is_there(name, monkeypatch):
+    monkeypatch.setattr(devices, "cupy_distributions", lambda: ((name, "14.2.0"),))
+    known = name == "cupy-cuda13x"
+    assert devices._install() == ("pip install 'gpukeras[cuda13]'" if known else devices._INSTALL)
+    monkeypatch.setattr(devices, "cupy_distributions", tuple)
+    assert devices._install() == devices._install_anew() == devices._INSTALL
+
+
+IMPORT_FAILS = """
+================================================================
+Failed to import CuPy.
+
+If you installed CuPy via wheels (cupy-cudaXXX), make sure that the package matches with the version of CUDA installed.
+
+Original error:
+  ImportError: libcudart.so.12: cannot open shared object file: No such file or directory
+================================================================
+"""
+
+
+def test_a_cupy_that_cannot_be_imported(monkeypatch, tmp_path):
+    fake_machine.install(monkeypatch, tmp_path)
+    monkeypatch.setattr(devices, "_import_cupy", lambda: fail(ImportError(IMPORT_FAILS)))
+    assert devices.probe() == (
+        False,
+        "CuPy cannot be imported (ImportError: libcudart.so.12: cannot open shared object file: No such file or "
+        "directory); pip uninstall -y cupy-cuda12x, then pip install 'gpukeras[cuda12]'",
+    )
 
 
 @pytest.mark.parametrize(
-    ("error", "cure"),
+    ("error", "text"),
     [
-        (RuntimeError("Failed to find CUDA headers.\nLong story"), "CUDA's headers are missing: pip install"),
-        (RuntimeError("nvrtc: cannot open source file cuda_fp16.h"), "pip install 'gpukeras[cuda12]'"),
-        (OutOfMemoryError("Out of memory allocating 512 bytes"), "no memory left: nvidia-smi lists the processes"),
-        (RuntimeError("cudaErrorMemoryAllocation: out of memory"), "no memory left: nvidia-smi"),
-        (RuntimeError("another"), "another)"),
+        ("cudaErrorMemoryAllocation: out of memory", "the GPU has no memory left (RuntimeError: cuda"),
+        ("Products need NVIDIA's cuBLASLt, which was not found.", "cuBLASLt, which multiplies matrices"),
+        ('x.cu(1): catastrophic error: cannot open source file "cuda_fp16.h"', "CUDA's headers, which kernels"),
+        ("nvrtc: error: failed to open libnvrtc-builtins.so.12.9", "NVRTC, which compiles"),
+        ("CuPy failed to load nvrtc64_120_0.dll: FileNotFoundError", "NVRTC, which compiles"),
+        ("cudaErrorNoKernelImageForDevice: no kernel image is available for execution", "nothing here makes code"),
+        ("cudaErrorUnsupportedPtxVersion: compiled with an unsupported toolchain.", "NVRTC is newer than the driver"),
     ],
 )
-def test_why_a_gpu_cannot_compute(error, cure):
-    cupy = types.SimpleNamespace(arange=lambda *arguments, **settings: fail(error))
-    reason = devices._try_gpu(cupy)
-    assert reason.startswith("CuPy cannot run a kernel (") and cure in reason and "\n" not in reason
+def test_other_words_for_the_same(error, text, monkeypatch, tmp_path):
+    fake_machine.install(monkeypatch, tmp_path)
+    told, cure = devices.explain(RuntimeError(error), sys.modules["cupy"])
+    assert told.startswith(text) and cure and "\n" not in told + cure
+    assert devices.explain(RuntimeError("another"), sys.modules["cupy"]) is None
+
+
+def test_results_that_are_wrong(monkeypatch, tmp_path):
+    fake_machine.install(monkeypatch, tmp_path)
+    monkeypatch.setattr(sys.modules["cupy"], "ones", lambda *arguments: np.zeros(*arguments))
+    assert devices.probe() == (
+        False,
+        f"cuBLASLt computed a wrong product on this GPU; {devices.UNKNOWN_CURE}",
+    )
+    monkeypatch.setattr(sys.modules["cupy"], "arange", lambda *arguments, **settings: np.zeros(8))
+    assert devices.probe()[1].startswith("CuPy computed a wrong sum on this GPU; ")
+
+
+def test_a_kernel_that_does_not_compile_in_the_midst_of_training(monkeypatch, tmp_path):
+    fake_machine.install(monkeypatch, tmp_path)
+
+    def functions(error):
+        module = types.SimpleNamespace(get_function=lambda name: fail(error))
+        monkeypatch.setattr(sys.modules["cupy"], "RawModule", lambda **settings: module, raising=False)
+        return cuda._compile_with_cupy("", (), "softmax.cu")
+
+    with pytest.raises(RuntimeError) as caught:
+        functions(fake_machine.error("CompileException", fake_machine.LOG, Exception))["softmax"]
+    fault = TOLD["headers of another release than NVRTC"]
+    expected = f"softmax.cu cannot be compiled: {fault.told} (python -m gpukeras.doctor shows more)."
+    assert str(caught.value) == expected
+    for error in MemoryError("none left"), KeyError("softmax"):  # these are for others to handle
+        with pytest.raises(type(error)):
+            functions(error)["softmax"]
 
 
 def test_two_wheels_of_cupy_are_told_in_one_line(tmp_path):
@@ -241,10 +367,17 @@ class TestDtypes:
     @pytest.mark.skipif(np.dtype(np.longdouble).itemsize == 8, reason="long double is double here")
     def test_what_no_gpu_computes_with_is_refused_with_the_cure(self):
         x = np.ones((4, 3), np.longdouble)
-        with pytest.raises(TypeError, match=r"x has dtype \w+, which no GPU computes with. Convert it: x.astype"):
+        with pytest.raises(TypeError) as caught:
             self.model().fit(x, np.ones((4, 1)), verbose=0)
-        with pytest.raises(TypeError, match=r"no GPU computes with \w+: convert it first"):
-            convert_to_array(x)
+        name = np.dtype(np.longdouble).name
+        assert str(caught.value) == f"x has dtype {name}, which no GPU computes with. Convert it: x.astype('float32')."
+        with pytest.raises(TypeError) as caught:
+            self.model().train_on_batch(x, np.ones((4, 1)))
+        assert str(caught.value).startswith(
+            f"Cannot make a Tensor of ndarray of shape (4, 3): no GPU computes with {name}: convert it first, for "
+            "instance with .astype('float64'). "
+        )
+        assert "\n" not in str(caught.value)
         with devices.use_device("numpy"):
             assert convert_to_array(x).dtype == np.longdouble
 
@@ -252,10 +385,34 @@ class TestDtypes:
     @pytest.mark.parametrize("x", [np.zeros(4, [("a", "f4")]), np.array(["a"] * 4), np.array([None] * 4)])
     def test_what_is_no_number_is_refused(self, x, device):
         with devices.use_device(device):
-            with pytest.raises(TypeError, match="x has dtype .*, which is not numeric. Encode it"):
+            with pytest.raises(TypeError) as caught:
                 self.model().fit(x, np.ones((4, 1)), verbose=0)
-            with pytest.raises(TypeError, match="dtype .* is not numeric. Convert it first"):
+            assert str(caught.value) == (
+                f"x has dtype {x.dtype}, which is not numeric. Encode it as numbers first, for instance with "
+                "np.unique(..., return_inverse=True)."
+            )
+            with pytest.raises(TypeError) as caught:
                 self.model().train_on_batch(x, np.ones((4, 1)))
+            assert str(caught.value) == (
+                f"Cannot make a Tensor of ndarray of shape (4,): its dtype {x.dtype} is not numeric. Convert it first, "
+                "for instance with .astype('float32')."
+            )
+
+    def test_a_batch_of_both_kinds_trains(self):
+        host = np.ones((4, 3), "float32"), np.ones((4, 1), "float32")
+        x, y = (devices.to_device(array) for array in host)
+        for batch in (host[0], y), (x, host[1]):
+            self.model().fit(*batch, verbose=0)
+            self.model().train_on_batch(*batch)
+
+    def test_a_batch_of_both_kinds_trains_with_numpy_and_one_line_says_what_it_costs(self):
+        y = devices.to_device(np.ones((4, 1), "float32"))
+        with devices.use_device("numpy"), pytest.warns(RuntimeWarning) as caught:
+            self.model().fit(np.ones((4, 3), "float32"), y, epochs=2, verbose=0)
+        assert [str(warning.message) for warning in caught] == [
+            "y is on the GPU (StrictArray), but gpukeras computes with NumPy: it is copied to the host. "
+            "keras.config.set_backend('cupy') computes where it is."
+        ]
 
 
 def test_a_model_of_another_backend_is_named_with_the_cure():
