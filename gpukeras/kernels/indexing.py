@@ -11,6 +11,7 @@ __all__ = ["add_rows", "take_rows"]
 
 _CUDA = cuda.Source("indexing")
 _CHUNK = 64  # sorted numbers that a thread of the CUDA kernel walks over
+_MOST = 8 * 65535 * _CHUNK  # rows of a launch: what a grid's second axis can have
 
 
 @kernel
@@ -58,12 +59,12 @@ def add_rows(values, index, total):
 def add_rows(values, index, total):
     xp = devices.array_module(values)
     n, columns = len(values), math.prod(values.shape[1:])
-    chunks = -(-n // _CHUNK)
-    if chunks > 8 * 65535:  # what a grid's second axis can have
-        return NotImplemented
     if not values.size:
         return None
-    index = index.astype(np.int64, copy=False)
+    for start in range(_MOST, n, _MOST):  # one part after the other: atomics would add them in any order
+        add_rows(values[start : start + _MOST], index[start : start + _MOST], total)
+    n, values, index = min(n, _MOST), values[:_MOST], index[:_MOST].astype(np.int64, copy=False)
+    chunks = -(-n // _CHUNK)
     order = index.argsort(kind="stable")
     part, runs = xp.empty((chunks, 2, columns), cuda.wide_dtype(values.dtype)), index[order]
     grid, block = (-(-columns // 32), -(-chunks // 8)), (32, 8)

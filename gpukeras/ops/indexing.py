@@ -34,11 +34,26 @@ _SHORT = 1 << 16  # NumPy sorts numbers of 16 bits by radix, seven times as fast
 
 
 def scatter_add(target, index, values):
-    """target[index] += values, in place, where equal indices add up.
+    """target[index] += values, in place, where equal indices add up, always in the same order.
 
-    The order of the additions is fixed on NumPy; CuPy adds atomically, in any order.
+    CuPy's ``add.at`` adds atomically, in any order. So elsewhere than on NumPy the elements, or the rows that an index
+    of integers chooses, are numbered, and added by a kernel that sorts the numbers.
     """
-    devices.array_module(target).add.at(target, index, values)
+    xp = devices.array_module(target)
+    if xp is np:
+        np.add.at(target, index, values)
+        return
+    parts = index if type(index) is tuple else (index,)
+    names_rows = all(type(part) is int or (devices.is_array(part) and part.dtype.kind in "iu") for part in parts)
+    axes = len(parts) if names_rows else target.ndim
+    numbers = xp.arange(math.prod(target.shape[:axes])).reshape(target.shape[:axes])[index]
+    rest = target.shape[axes:]
+    values = xp.broadcast_to(values, (*numbers.shape, *rest)).astype(target.dtype, copy=False)
+    values = xp.ascontiguousarray(values).reshape(numbers.size, *rest)
+    rows = target.reshape(-1, *rest)
+    kernels.add_rows(values, numbers.reshape(-1), rows)
+    if not target.flags.c_contiguous:  # then the rows are a copy
+        target[...] = rows.reshape(target.shape)
 
 
 def add_rows(count, index, values, out=None):

@@ -1,3 +1,4 @@
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -117,6 +118,55 @@ def test_rows_add_up_however_often_they_occur():
         summed = indexing.add_rows(50, index, rows)
         assert_close(summed, expected)
         assert summed.tobytes() == indexing.add_rows(50, index, rows).tobytes()
+
+
+SCATTERED = {
+    "rows": (np.array([3, 0, 3, -1]),),
+    "pairs": (np.array([[0, 1], [0, 0]]), np.array([2, 2])),
+    "a number and numbers": (1, np.array([4, 0, 4])),
+    "a slice": (np.array([1, 1, 3]), slice(1, None, 2)),
+    "a mask": (np.arange(20).reshape(4, 5) % 3 == 0,),
+    "an array behind an ellipsis": (Ellipsis, np.array([1, 0, 1])),
+    "elements": (np.array([0, 0, 3]), np.array([1, 1, 2]), np.array([0, 0, 1])),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", ml_dtypes.bfloat16, "int32"])
+@pytest.mark.parametrize("name", SCATTERED)
+def test_values_are_added_where_an_index_says(name, dtype, device, rng):
+    """On a GPU by a kernel that adds in a fixed order, and never by `add.at`, which takes no bfloat16 either."""
+    index = SCATTERED[name]
+    target = (rng.normal(size=(4, 5, 2)) * 8).round().astype(dtype)
+    values_ = (rng.normal(size=target[index].shape) * 8).round().astype(dtype)
+    expected = target.astype("float64")
+    np.add.at(expected, index, values_.astype("float64"))
+    on_device = tuple(devices.to_device(part) if isinstance(part, np.ndarray) else part for part in index)
+    for order in "CF":
+        found = devices.to_device(target.copy(order))
+        indexing.scatter_add(found, on_device, devices.to_device(values_))
+        np.testing.assert_array_equal(values(found).astype("float64"), expected)
+    one = devices.to_device(target.copy())
+    indexing.scatter_add(one, on_device, devices.to_device(values_[..., :1]))  # which is broadcast
+
+
+@pytest.mark.parametrize("op", ["get_item", "take_along_axis", "scatter", "scatter_update"])
+def test_a_gpu_adds_by_no_atomics(op, device, rng, monkeypatch):
+    if device != "emulator":
+        pytest.skip("where there is CUDA C")
+    monkeypatch.setattr(devices.default_module(), "add", None)  # whose `at` they would be
+    x, index = rng.normal(size=(4, 5)).astype("float32"), np.array([[0, 1], [3, 2], [0, 1]])
+    x = keras.Variable(x)
+    with keras.GradientTape() as tape:
+        if op == "get_item":
+            y = x[index[:, 0], index[:, 1]]
+        elif op == "take_along_axis":
+            y = ops.take_along_axis(x, index[:, :1].repeat(5, 1) % 4, axis=0)
+        elif op == "scatter":
+            y = ops.scatter(index, ops.take(ops.reshape(x, (-1,)), [0, 1, 2]), (4, 5))
+        else:
+            y = ops.scatter_update(x, index, ops.take(ops.reshape(x, (-1,)), [0, 1, 2]), "add")
+        loss = ops.sum(y)
+    assert np.isfinite(values(tape.gradient(loss, x))).all()
 
 
 @given(
