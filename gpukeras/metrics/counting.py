@@ -4,6 +4,7 @@ import numpy as np
 
 from gpukeras.autograd.op import op
 from gpukeras.backend import devices, dtypes
+from gpukeras.ops.indexing import scatter_add
 from gpukeras.ops.loss import as_array, same_rank
 
 __all__ = [
@@ -128,7 +129,7 @@ def _by_bucket(xp, t, p, weight, size, kinds, has_ends, dtype):
         slot = slot + xp.arange(labels) * (size + 1)
     histogram = xp.zeros(2 * labels * (size + 1), dtype)
     weight = xp.ones(p.shape, dtype) if weight is None else weight
-    xp.add.at(histogram, slot.reshape(-1), weight.reshape(-1))
+    scatter_add(histogram, slot.reshape(-1), weight.reshape(-1))
     histogram = histogram.reshape(2, labels, size + 1)
     above = histogram[:, :, :0:-1].cumsum(axis=2)[:, :, ::-1]
     counts = {"tp": above[0].T, "fp": above[1].T}

@@ -5,6 +5,7 @@ import warnings
 from gpukeras.autograd.op import op
 from gpukeras.backend import devices, dtypes
 from gpukeras.metrics.base import Metric, add_in_place, as_tensor
+from gpukeras.ops.indexing import scatter_add
 from gpukeras.ops.loss import as_array
 from gpukeras.registry import register
 
@@ -280,7 +281,7 @@ def _confusion_matrix(y_true, y_pred, sample_weight, /, num_classes, ignore_clas
         weight = weight * factor
     cell = xp.where(is_valid, t * num_classes + p, 0).astype("int32")
     matrix = xp.zeros(num_classes * num_classes, dtype)
-    xp.add.at(matrix, cell, weight)
+    scatter_add(matrix, cell, weight)
     return matrix.reshape(num_classes, num_classes), None
 
 

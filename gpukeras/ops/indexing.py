@@ -56,6 +56,14 @@ def scatter_add(target, index, values):
         target[...] = rows.reshape(target.shape)
 
 
+def multiplied_at(x, index, values):
+    """x with x[index] multiplied by values, where equal indices multiply up; on the host, as CuPy has none."""
+    product = np.array(devices.to_numpy(x))
+    parts = index if type(index) is tuple else (index,)
+    np.multiply.at(product, tuple([devices.to_numpy(part) for part in parts]), devices.to_numpy(values))
+    return devices.to_device(product)
+
+
 def add_rows(count, index, values, out=None):
     """Sum the rows of `values` into `count` rows, each where `index` says: the gradient of a gather.
 
@@ -417,8 +425,10 @@ def _scatter_update(inputs, indices, updates, /, reduction):
         y[index] = updates
     elif reduction == "add":
         scatter_add(y, index, updates.astype(y.dtype))
+    elif reduction == "mul":
+        y = multiplied_at(y, index, updates.astype(y.dtype))
     else:
-        ufunc = {"mul": xp.multiply, "max": xp.maximum, "min": xp.minimum}[reduction]
+        ufunc = {"max": xp.maximum, "min": xp.minimum}[reduction]
         ufunc.at(y, index, updates.astype(y.dtype))
 
     def backward(dy, needs):

@@ -6,7 +6,7 @@ from gpukeras.autograd.op import op
 from gpukeras.backend import devices, dtypes
 from gpukeras.ops import comparison, elementwise, indexing, reduction, shaping
 from gpukeras.ops.elementwise import as_array, as_float
-from gpukeras.ops.indexing import _along, add_rows
+from gpukeras.ops.indexing import _along, add_rows, multiplied_at
 from gpukeras.ops.shaping import _axis
 
 __all__ = [
@@ -256,8 +256,7 @@ def segment_prod(data, segment_ids, /, num_segments=None, sorted=False):
     xp = devices.array_module(data)
     places = xp.where((ids >= 0) & (ids < count), ids, count)
     wide = xp.ones((count + 1, *data.shape[1:]), data.dtype)
-    xp.multiply.at(wide, places, data)
-    return wide[:count], None
+    return multiplied_at(wide, places, data)[:count], None
 
 
 @op
