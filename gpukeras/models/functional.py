@@ -223,13 +223,14 @@ class Functional(Model):
             flat = [inputs]
         elif len(self._inputs) == 1 and not isinstance(inputs, (list, tuple, dict)):
             flat = [inputs]
-        elif len(self._inputs) == 1 and not isinstance(structure, (list, tuple)) and len(inputs) != 1:
+        elif len(self._inputs) == 1 and not isinstance(structure, (list, tuple)) and _is_of_numbers(inputs):
             flat = [convert_to_array(inputs)]
         else:
             flat = flatten(inputs)
         if len(flat) != len(self._inputs):
+            noun = "input" if len(self._inputs) == 1 else "inputs"
             raise ValueError(
-                f"{self._who()} has {len(self._inputs)} inputs ({', '.join(self.input_names)}), but got {len(flat)}."
+                f"{self._who()} has {len(self._inputs)} {noun} ({', '.join(self.input_names)}), but got {len(flat)}."
             )
         return [self._fit(x, tensor) for x, tensor in zip(flat, self._inputs, strict=True)]
 
@@ -475,3 +476,8 @@ def _has_functional_constructor(cls):
     """Whether `cls(inputs, outputs, name=...)` makes the model again: true unless a subclass changed it."""
     parameters = list(inspect.signature(cls.__init__).parameters)[1:]
     return parameters[:2] == ["inputs", "outputs"] or {"args", "kwargs"} <= set(parameters)
+
+
+def _is_of_numbers(inputs):
+    """Whether a list is an array written out, and none of arrays."""
+    return len(inputs) != 1 and not any(hasattr(item, "shape") and item.shape for item in inputs)

@@ -251,3 +251,13 @@ class TestCopies:
         model = keras.Sequential([keras.Input((4,)), layers.Dense(2, activation=lambda x: x)])
         with pytest.raises((TypeError, ValueError), match="lambda"):
             clone(model)
+
+
+@pytest.mark.parametrize("method", ["__call__", "predict"])
+def test_too_many_arrays_for_one_input_are_counted(method):
+    inputs = keras.Input((3,), name="features")
+    model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
+    for arrays in ([np.ones((4, 3)), np.ones((4, 2))], [np.ones((4, 3)), np.ones((4, 3))]):
+        with pytest.raises(ValueError, match=r"has 1 input \(features\), but got 2\."):
+            getattr(model, method)(arrays)
+    assert model([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]).shape == (2, 1)  # an array written out
