@@ -15,7 +15,7 @@ import numpy as np
 from bench import workloads
 from bench.workloads import Workload
 
-__all__ = ["MODELS", "gpt2", "resnet18"]
+__all__ = ["MODELS", "gpt2", "resnet18", "weights_of"]
 
 _BATCH_SIZES = {"mlp": 128, "convnet": 128, "lstm": 64}
 
@@ -100,6 +100,22 @@ def gpt2(keras, size):
     return Workload(
         model, "adam", _class_loss(keras), [], [text[:, :-1].copy(), places], text[:, 1:].copy(), batch_size
     )
+
+
+def weights_of(model):
+    """The trainable weights of layers, a tuple for each, by the layers' class, in the order in which they were made."""
+    found = {}
+    for layer in sorted(model.layers, key=_number):
+        if layer.trainable_variables:
+            arrays = tuple(variable.numpy() for variable in layer.trainable_variables)
+            found.setdefault(type(layer).__name__, []).append(arrays)
+    return found
+
+
+def _number(layer):
+    """How many layers of its class were made before: the end of its name."""
+    end = layer.name.rpartition("_")[2]
+    return int(end) if end.isdigit() else 0
 
 
 def _class_loss(keras):

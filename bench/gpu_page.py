@@ -4,7 +4,7 @@ from bench.markdown import paragraph, table
 
 __all__ = ["section"]
 
-_ENGINES = ("gpukeras eager", "gpukeras captured", "torch eager", "torch compiled", "jax jit")
+_ENGINES = ("gpukeras eager", "gpukeras captured", "torch eager", "torch compiled", "torch max-autotune", "jax jit")
 _MODELS = {
     "mlp": "MLP 784-512-512-10, Adam",
     "convnet": "convnet, 28x28 digits",
@@ -32,7 +32,7 @@ def section(report):
         paragraph("PyTorch's and JAX's steps are loops written by hand, without metrics and callbacks."),
         "### Training steps\n",
         "Milliseconds a step, medians.\n",
-        table(["model", "type", "batch", *_ENGINES], _steps(report["parts"]["steps"])),
+        _steps(report["parts"]["steps"]),
         "### Kernels that memory limits\n",
         paragraph(
             "Bytes that a kernel must move over its time, as a share of the bandwidth of a copy on the device "
@@ -59,10 +59,12 @@ def _steps(rows):
     for row in rows:
         if "ms" in row:
             found.setdefault((row["model"], row["type"], row["batch"]), {})[row["engine"]] = row["ms"]
-    return [
-        [_MODELS[model], dtype, str(batch), *[f"{cells[e]:.3g}" if e in cells else "" for e in _ENGINES]]
+    engines = [engine for engine in _ENGINES if any(engine in cells for cells in found.values())]
+    lines = [
+        [_MODELS[model], dtype, str(batch), *[f"{cells[e]:.3g}" if e in cells else "" for e in engines]]
         for (model, dtype, batch), cells in found.items()
     ]
+    return table(["model", "type", "batch", *engines], lines)
 
 
 def _kernels(rows):

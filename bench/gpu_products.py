@@ -1,12 +1,12 @@
 """Matrix products: TFLOP/s of cuBLASLt through gpukeras, beside CuPy's own and PyTorch's."""
 
-import contextlib
 import math
 
 from bench.gpu_shared import Clock, Part, tf32
+from bench.gpu_torch import import_torch
 from gpukeras.backend import gemm
 
-__all__ = ["PART", "import_torch", "torch_clock"]
+__all__ = ["PART", "torch_clock"]
 
 SHAPES = {  # name -> shapes of both operands; the last one as attention has it
     "128 x 784 x 512": ((128, 784), (784, 512)),
@@ -17,16 +17,6 @@ SHAPES = {  # name -> shapes of both operands; the last one as attention has it
 TINY = {"5 x 7 x 6": ((5, 7), (7, 6)), "2 of 5 x 4 x 5": ((2, 5, 4), (2, 4, 5))}
 TYPES = {"float32": ("float32", False), "tf32": ("float32", True), "float16": ("float16", True)}
 TYPES |= {"bfloat16": ("bfloat16", True)}
-
-
-def import_torch():
-    """PyTorch where it is installed and sees a GPU, else None."""
-    with contextlib.suppress(Exception):  # a broken installation is none
-        import torch
-
-        if torch.cuda.is_available():
-            return torch
-    return None
 
 
 def torch_clock(torch):

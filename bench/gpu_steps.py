@@ -1,7 +1,11 @@
-"""Training steps: eager, from the list of ops and captured, beside PyTorch and JAX. Losses are compared first.
+"""Training steps: eager and captured, beside PyTorch and JAX. The losses of each engine are compared first.
 
 A step is forward, backward and update of a batch that lies on the device, without the way of the data and without
 metrics but the mean loss. Products of float32 are made in TF32 by all engines, as is gpukeras's default and JAX's.
+
+What is timed must have been right: from the same weights, at a size that NumPy can be asked about (`gpu_models`) and
+without TF32, the losses of four steps are held against NumPy's in float64; and at full size a peer's first loss against
+the first peer's. What has not passed has no time.
 """
 
 import contextlib
@@ -9,22 +13,26 @@ import contextlib
 import numpy as np
 
 import gpukeras as keras
-from bench import gpu_peers, workloads
+from bench import gpu_jax, gpu_torch, workloads
 from bench.gpu_models import MODELS
-from bench.gpu_products import import_torch, torch_clock
+from bench.gpu_products import torch_clock
 from bench.gpu_shared import Part, tf32, wall_clock, with_cudnn
 from gpukeras.backend import cudnn, devices
 from gpukeras.training import captures, step
 from gpukeras.training.data import to_batch
 
-__all__ = ["PART"]
+__all__ = ["PART", "WrongError", "relative_differences"]
 
-WAYS = {"eager": {"run_eagerly": True}, "op list": {"jit_compile": False}, "captured": {}}
+WAYS = {"eager": {"run_eagerly": True}, "captured": {}}
 POLICIES = ("float32", "mixed_bfloat16")
+COMPILED = f"torch {gpu_torch.COMPILED}"
 
 # Largest relative differences of the first loss, and of the three after updates, from those of NumPy in float64. Adam's
 # first updates have the size of its rate whatever the gradient's, so that rounding shows where a gradient is small.
 TOLERANCES = {"float32": (1e-4, 1e-3), "mixed_bfloat16": (3e-2, 0.15)}
+# PyTorch adds the optimizers' epsilon elsewhere: in the first steps as much as small gradients are.
+TOLERANCE_OF_TORCH = 0.05
+TOLERANCE_AT_FULL_SIZE = 3e-2  # with TF32 or in 16 bits, between two peers
 
 
 class WrongError(Exception):
@@ -33,32 +41,79 @@ class WrongError(Exception):
 
 def run(bench):
     """The rows."""
-    torch, jax = import_torch(), gpu_peers.import_jax()
+    torch, jax = gpu_torch.import_torch(), gpu_jax.import_jax()
     for absent in [name for name, module in (("PyTorch", torch), ("JAX", jax)) if module is None]:
         yield {"model": absent, "engine": "is not installed, or sees no GPU"}
+    judge = _Judge("tiny" if bench.is_tiny else "small")
+
+    def row(engine, function, name, policy, *arguments):
+        cells = {"model": name, "type": policy, "engine": engine}
+        return bench.row(cells, lambda: function(bench, judge, name, policy, *arguments))
+
     for name in MODELS:
-        expected = {}
         for policy in POLICIES:
-            cells = {"model": name, "type": policy, "engine": "losses"}
-            yield bench.row(cells, lambda name=name, policy=policy, known=expected: _agree(bench, name, policy, known))
-        for policy in POLICIES:
+            yield row("losses", _agree, name, policy)
             for way, settings in WAYS.items():
-                cells = {"model": name, "type": policy, "engine": f"gpukeras {way}"}
-                yield bench.row(cells, lambda name=name, p=policy, s=settings: _timed(bench, name, p, s))
+                yield row(f"gpukeras {way}", _timed, name, policy, settings)
             if isinstance(cudnn.version_or_reason(), int):
-                cells = {"model": name, "type": policy, "engine": "gpukeras own kernels"}
-                yield bench.row(cells, lambda name=name, policy=policy: _timed_without_cudnn(bench, name, policy))
+                yield row("gpukeras own kernels", _timed_without_cudnn, name, policy)
             if torch is not None:
-                cells = {"model": name, "type": policy, "engine": "torch eager"}
-                yield bench.row(cells, lambda name=name, policy=policy: _torch(bench, torch, name, policy, False))
-    for name in MODELS:  # what compiles for up to a minute each, after all else
+                yield row("losses, torch", _torch_agrees, name, policy, torch)
+                yield row("torch eager", _torch, name, policy, torch, False)
+    for name in MODELS if jax is not None else ():  # what compiles for up to minutes each, after all else
         for policy in POLICIES:
-            if jax is not None and name in gpu_peers.JAX_MODELS:
-                cells = {"model": name, "type": policy, "engine": "jax jit"}
-                yield bench.row(cells, lambda name=name, policy=policy: _jax(bench, jax, name, policy))
-            if torch is not None:
-                cells = {"model": name, "type": policy, "engine": "torch compiled"}
-                yield bench.row(cells, lambda name=name, policy=policy: _torch(bench, torch, name, policy, True))
+            yield row("losses, jax", _jax_agrees, name, policy, jax)
+            yield row("jax jit", _jax, name, policy, jax)
+    for name in MODELS if torch is not None else ():
+        for policy in POLICIES:
+            yield row(COMPILED, _torch, name, policy, torch, True)
+
+
+class _Judge:
+    """What is known of the losses that engines must have, those of NumPy for models of a size."""
+
+    def __init__(self, size):
+        self.size = size
+        self._expected = {}  # model -> losses of NumPy in float64
+        self._right = set()  # (engine, model, policy) that agreed
+        self._first = {}  # model -> first loss at full size
+
+    def agree(self, engine, name, policy, found, later=None):
+        """Require losses to be NumPy's; returns the cells of the row."""
+        expected = self._expected_of(name)
+        first, rest = TOLERANCES[policy]
+        off = relative_differences(found, expected)
+        if not (off[0] <= first and all(difference <= (later or rest) for difference in off)):  # nor is one NaN
+            raise WrongError(f"{found}, but NumPy's in float64 are {expected}")
+        self._right.add((engine, name, policy))
+        return {"note": f"the first is off by {off[0]:.1e}, the next three by up to {max(off[1:]):.1e}"}
+
+    def require(self, engine, name, policy):
+        """Raise where an engine's losses have not agreed."""
+        if (engine, name, policy) not in self._right:
+            raise WrongError("its losses are not NumPy's, or were not compared: it is not timed")
+
+    def compare_first(self, name, loss):
+        """Require a peer's first loss at full size to be that of the peers before."""
+        (off,) = relative_differences([loss], [self._first.setdefault(name, loss)])
+        if not off <= TOLERANCE_AT_FULL_SIZE:
+            raise WrongError(f"its first loss is {loss}, but the first engine's was {self._first[name]}")
+
+    def _expected_of(self, name):
+        if name not in self._expected:
+            floatx = keras.config.floatx()
+            keras.config.set_floatx("float64")
+            try:
+                with devices.use_device("numpy"):
+                    self._expected[name] = _losses(name, self.size, "float64")
+            finally:
+                keras.config.set_floatx(floatx)
+        return self._expected[name]
+
+
+def relative_differences(found, expected):
+    """Of losses, which may be near zero."""
+    return [abs(a - b) / max(abs(b), 1e-3) for a, b in zip(found, expected, strict=True)]
 
 
 # --- gpukeras -------------------------------------------------------------------------------------------------
@@ -93,27 +148,15 @@ def _losses(name, size, policy, steps=4):
     return [float(loss) for loss in fitted.history["loss"]]
 
 
-def _agree(bench, name, policy, known):
-    """Losses of eager steps and of a captured one, without TF32, against NumPy's in float64."""
-    size = "tiny" if bench.is_tiny else "small"
-    if not known:
-        floatx = keras.config.floatx()
-        keras.config.set_floatx("float64")
-        try:
-            with devices.use_device("numpy"):
-                known["losses"] = _losses(name, size, "float64")
-        finally:
-            keras.config.set_floatx(floatx)
+def _agree(bench, judge, name, policy):
+    """Losses of eager steps and of a captured one."""
     with tf32(False):
-        found = _losses(name, size, policy)
-    off = [abs(a - b) / max(abs(b), 1e-3) for a, b in zip(found, known["losses"], strict=True)]
-    if not (off[0] <= TOLERANCES[policy][0] and max(off) <= TOLERANCES[policy][1]):  # NaN is wrong too
-        raise WrongError(f"{found}, but NumPy's in float64 are {known['losses']}")
-    return {"note": f"the first is off by {off[0]:.1e}, the next three by up to {max(off[1:]):.1e}"}
+        return judge.agree("gpukeras", name, policy, _losses(name, judge.size, policy))
 
 
-def _timed(bench, name, policy, settings):
+def _timed(bench, judge, name, policy, settings):
     """A step through `training.step`, as `fit` calls it."""
+    judge.require("gpukeras", name, policy)
     workload = _opened(name, "tiny" if bench.is_tiny else "full", policy, **settings)
     model, batch = workload.model, to_batch((workload.x, workload.y))
     for _ in range(4):  # builds, writes down, records
@@ -125,10 +168,10 @@ def _timed(bench, name, policy, settings):
     return cells | ({"note": f"not captured: {reasons[0]}"} if reasons else {})
 
 
-def _timed_without_cudnn(bench, name, policy):
+def _timed_without_cudnn(bench, judge, name, policy):
     """The captured step, where all others go through cuDNN as far as it has engines."""
     with with_cudnn(False):
-        return _timed(bench, name, policy, WAYS["captured"])
+        return _timed(bench, judge, name, policy, WAYS["captured"])
 
 
 def _cells(timing, workload):
@@ -142,18 +185,45 @@ def _cells(timing, workload):
 # --- Peers ----------------------------------------------------------------------------------------------------
 
 
-def _torch(bench, torch, name, policy, is_compiled):
-    workload = MODELS[name](keras, "tiny" if bench.is_tiny else "full")
-    made = gpu_peers.torch_step(torch, name, "tiny" if bench.is_tiny else "full", workload, policy, is_compiled)
+def _of_peer(name, size):
+    """A workload whose weights a peer starts from: the same for all of them."""
+    keras.utils.set_random_seed(30)
+    return _opened(name, size, "float32")
+
+
+def _torch_agrees(bench, judge, name, policy, torch):
+    made = gpu_torch.torch_step(torch, name, judge.size, _of_peer(name, judge.size), policy, is_exact=True)
+    later = max(TOLERANCE_OF_TORCH, TOLERANCES[policy][1])
+    return judge.agree("torch", name, policy, [float(made()) for _ in range(4)], later)
+
+
+def _torch(bench, judge, name, policy, torch, is_compiled):
+    judge.require("torch", name, policy)
+    size = "tiny" if bench.is_tiny else "full"
+    workload = _of_peer(name, size)
+    made = gpu_torch.torch_step(torch, name, size, workload, policy, is_compiled)
+    judge.compare_first(name, float(made()))
     timing = torch_clock(torch).measure(made, bench.seconds)
     torch.cuda.empty_cache()
     return _cells(timing, workload)
 
 
-def _jax(bench, jax, name, policy):
-    workload = MODELS[name](keras, "tiny" if bench.is_tiny else "full")
-    made, state = gpu_peers.jax_step(jax, name, workload, policy)
-    timing = wall_clock(lambda: jax.block_until_ready(state)).measure(made, bench.seconds)
+def _jax_agrees(bench, judge, name, policy, jax):
+    made = gpu_jax.jax_step(jax, name, _of_peer(name, judge.size), policy, is_exact=True)
+    return judge.agree("jax", name, policy, [float(made()) for _ in range(4)])
+
+
+def _jax(bench, judge, name, policy, jax):
+    judge.require("jax", name, policy)
+    workload = _of_peer(name, "tiny" if bench.is_tiny else "full")
+    made, losses = gpu_jax.jax_step(jax, name, workload, policy), []
+
+    def run():
+        losses[:] = [made()]
+
+    run()
+    judge.compare_first(name, float(losses[0]))
+    timing = wall_clock(lambda: jax.block_until_ready(losses)).measure(run, bench.seconds)
     return _cells(timing, workload)
 
 

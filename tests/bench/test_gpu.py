@@ -2,21 +2,20 @@
 
 import json
 import math
+import types
 
-import numpy as np
 import pytest
 
 import gpukeras as keras
 from bench import gpu as command
-from bench import gpu_check, gpu_kernels, gpu_peers, gpu_shared, workloads
-from bench.gpu_models import MODELS
+from bench import gpu_check, gpu_jax, gpu_kernels, gpu_shared, gpu_steps, gpu_torch
+from bench.gpu_models import MODELS, weights_of
 from gpukeras import config
 from gpukeras.backend import cudnn, devices
 from gpukeras.kernels import activation, convolution
 from gpukeras.kernels.kernel import registered_kernels
 from tests import fake_cudnn
 from tests.emulator import compile as emulator
-from tests.helpers import assert_close
 
 pytest_plugins = ["tests.fake_gpu"]
 needs_emulator = pytest.mark.skipif(emulator.reason_to_skip() is not None, reason=str(emulator.reason_to_skip()))
@@ -212,43 +211,80 @@ def test_numbers_without_a_word_in_json_are_left_out():
     assert command._finite({"a": [1.0, math.nan, (math.inf,)]}) == {"a": [1.0, None, [None]]}
 
 
-@pytest.mark.oracle
-@pytest.mark.parametrize("name", gpu_peers.JAX_MODELS)
-def test_the_step_in_jax_is_the_models(name):
-    """The same weights after some steps: what is timed beside ours is the same computation."""
-    import jax
+class TestPeers:
+    """What is timed beside ours is the same computation: from the same weights the same losses."""
 
-    workload = MODELS[name](keras, "tiny")
-    step, state = gpu_peers.jax_step(jax, name, workload, "float32")
-    for _ in range(3):
-        step()
-    workload.model.compile("adam", workload.loss)
-    for _ in range(3):
-        workload.model.train_on_batch(workload.x, workload.y)
-    for a, b in zip(state[0][1], workload.model.get_weights(), strict=True):
-        assert_close(np.asarray(a), b, scale=50)  # Adam's first steps are as long where a gradient is rounding alone
-    step, state = gpu_peers.jax_step(jax, name, workload, "mixed_bfloat16")
-    step()
-    assert all(np.isfinite(np.asarray(a)).all() for a in state[0][1])
+    def losses_of(self, made):
+        return [float(made()) for _ in range(4)]
 
+    @pytest.mark.oracle
+    @pytest.mark.parametrize("policy", gpu_steps.POLICIES)
+    @pytest.mark.parametrize("name", MODELS)
+    def test_in_jax(self, name, policy):
+        import jax
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("name", MODELS)
-def test_the_step_in_pytorch_trains(name, policy):
-    torch = pytest.importorskip("torch")
-    workload = MODELS[name](keras, "tiny")
-    step = gpu_peers.torch_step(torch, name, "tiny", workload, policy, False, device="cpu")
-    losses = [float(step()) for _ in range(6)]
-    assert losses[-1] < losses[0]
-    if name in ("mlp", "convnet", "lstm") and policy == "float32":  # the weights are the same
-        workload.model.compile(workload.optimizer, workload.loss)
-        workloads.reset(workload.model)
-        expected = workload.model.train_on_batch(workload.x, workload.y, return_dict=True)["loss"]
-        assert losses[0] == pytest.approx(float(expected), rel=1e-5)
-    elif policy == "float32":
-        network, _, _ = gpu_peers._network(torch, name, "tiny")
-        count = sum(math.prod(variable.shape) for variable in workload.model.trainable_variables)
-        assert sum(parameter.numel() for parameter in network.parameters()) == count
+        judge = gpu_steps._Judge("tiny")
+        made = gpu_jax.jax_step(jax, name, gpu_steps._of_peer(name, "tiny"), policy, is_exact=True)
+        later = 0.4 if name == "resnet18" and policy != "float32" else None  # statistics of four images in 16 bits
+        judge.agree("jax", name, policy, self.losses_of(made), later)
+
+    @pytest.mark.parametrize("policy", gpu_steps.POLICIES)
+    @pytest.mark.parametrize("name", MODELS)
+    def test_in_pytorch(self, name, policy):
+        torch = pytest.importorskip("torch")
+        judge, workload = gpu_steps._Judge("tiny"), gpu_steps._of_peer(name, "tiny")
+        made = gpu_torch.torch_step(torch, name, "tiny", workload, policy, is_exact=True, device="cpu")
+        later = 0.4 if name == "resnet18" and policy != "float32" else gpu_steps.TOLERANCE_OF_TORCH
+        judge.agree("torch", name, policy, self.losses_of(made), later)
+
+    @pytest.mark.parametrize("name", MODELS)
+    def test_have_every_trainable_weight(self, name):
+        model = MODELS[name](keras, "tiny").model
+        arrays = [array for layers in weights_of(model).values() for layer in layers for array in layer]
+        assert sum(array.size for array in arrays) == sum(math.prod(v.shape) for v in model.trainable_variables)
+
+    def test_that_differ_are_not_timed(self):
+        judge = gpu_steps._Judge("tiny")
+        judge._expected["mlp"] = [2.0, 1.9, 1.8, 1.7]
+        with pytest.raises(gpu_steps.WrongError, match=r"NumPy's in float64 are \[2.0, "):
+            judge.agree("jax", "mlp", "float32", [2.001, 1.9, 1.8, 1.7])
+        with pytest.raises(gpu_steps.WrongError):
+            judge.agree("jax", "mlp", "float32", [2.0, 1.9, float("nan"), 1.7])
+        with pytest.raises(gpu_steps.WrongError, match="it is not timed"):
+            judge.require("jax", "mlp", "float32")
+        assert "off by 0.0e+00" in judge.agree("jax", "mlp", "float32", [2.0, 1.9, 1.8, 1.701])["note"]
+        judge.require("jax", "mlp", "float32")
+        judge.compare_first("mlp", 2.3)
+        judge.compare_first("mlp", 2.31)
+        with pytest.raises(gpu_steps.WrongError, match="its first loss is 2.5, but the first engine's was 2.3"):
+            judge.compare_first("mlp", 2.5)
+
+    def test_as_they_are_run(self, gpu, monkeypatch, capsys):
+        """With PyTorch and JAX that are not there, each row of theirs stands in the report."""
+        losses = iter([])
+
+        def made(*arguments, **settings):
+            judge = gpu_steps._Judge("tiny")
+            expected = judge._expected_of("mlp")
+            return lambda: next(losses, expected[0]) if not settings.get("is_exact") else expected[made.count()]
+
+        counts = iter(range(10_000))
+        made.count = lambda: next(counts) % 4
+        clock = gpu_shared.wall_clock(lambda: None)
+        fake = types.SimpleNamespace(
+            cuda=types.SimpleNamespace(empty_cache=lambda: None), block_until_ready=lambda losses: None
+        )
+        for name in set(MODELS) - {"mlp"}:
+            monkeypatch.delitem(MODELS, name)
+        for module, names in ((gpu_torch, ("import_torch", "torch_step")), (gpu_jax, ("import_jax", "jax_step"))):
+            monkeypatch.setattr(module, names[0], lambda: fake)
+            monkeypatch.setattr(module, names[1], made)
+        monkeypatch.setattr(gpu_steps, "torch_clock", lambda torch: clock)
+        assert command.main(["steps", *QUICKLY]) == 0
+        printed = capsys.readouterr().out
+        assert "FAILED" not in printed
+        for engine in ("losses, torch", "torch eager", "losses, jax", "jax jit", "torch max-autotune"):
+            assert printed.count(f"  {engine} ") == 2
 
 
 @needs_emulator
