@@ -148,6 +148,7 @@ def _switching(clock, model, shapes):
             def call(self, inputs, outputs, backward, needs):
                 label = (clock.labels[-1][0], "backward")
 
+                @functools.wraps(backward)  # with what it says about itself, such as that it takes deferred gradients
                 def timed_backward(dy, needs):
                     clock.enter(*label)
                     try:

@@ -1,6 +1,7 @@
 """The profile accounts for every layer and for the work around them."""
 
 import json
+import sys
 
 import pytest
 
@@ -8,6 +9,7 @@ import gpukeras as keras
 from bench import profile as profiling
 from bench import workloads
 from gpukeras.autograd.tape import Tape
+from gpukeras.kernels.pooling import _MaxPoolGradient
 from gpukeras.training.data import ArrayData
 from gpukeras.training.trainer import Trainer
 
@@ -85,3 +87,16 @@ def test_command_prints_a_table(capsys, tmp_path):
 def test_rates_are_positive():
     assert profiling.product_rate(64, 2) > 0
     assert profiling.copy_rate(1 << 16, 2) > 0
+
+
+def test_gradients_that_wait_still_do(monkeypatch):
+    """What is timed is what runs otherwise: no tape makes arrays of gradients that convolutions take as they are."""
+    callers = set()
+
+    def noting(self, original=_MaxPoolGradient.array):
+        callers.add(sys._getframe(1).f_globals["__name__"])
+        return original(self)
+
+    monkeypatch.setattr(_MaxPoolGradient, "array", noting)
+    profiling.profile("convnet", rounds=1, seconds=0.001)
+    assert callers <= {"gpukeras.kernels.deferred"}  # a kernel that wants the whole
