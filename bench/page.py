@@ -157,16 +157,18 @@ def _distances(reports):
         best = min((engine for engine in medians if engine != "gpukeras"), key=medians.__getitem__)
         theirs = times * medians[best] / medians["gpukeras"]
         by_hand = f"{bare[name]['times']:.2f}" if name in bare else ""
-        rows.append([name, f"{times:.1f}", f"{theirs:.1f} ({TITLES[best]})", by_hand])
+        shared = profiles[name]["processor_ms"] / reports["profile"]["cores"] / profiles[name]["floor_ms"]
+        rows.append([name, f"{times:.1f}", f"{shared:.1f}", f"{theirs:.1f} ({TITLES[best]})", by_hand])
     if not rows:
         return []
     return [
         paragraph(
             "How far these are from what the machine could do: a step over the floor of its products and bytes, as "
-            "\"Where a step's time goes\" has it; the fastest engine's over the same, by the ratio of both in the "
-            "comparison; and the step over the same one in bare NumPy."
+            "\"Where a step's time goes\" has it; the time that its NumPy calls take the cores, were it shared among them "
+            "without a pause, over the same; the fastest engine's over the same, by the ratio of both in the comparison; "
+            "and the step over the same one in bare NumPy."
         ),
-        table(["", "times the floor", "fastest engine", "times bare NumPy"], rows),
+        table(["", "times the floor", "no core idle", "fastest engine", "times bare NumPy"], rows),
     ]
 
 

@@ -275,6 +275,11 @@ def profile(name, tiny=False, rounds=7, seconds=0.5):
         model.fit(workload.x, workload.y, batch_size=workload.batch_size, epochs=epochs, verbose=0)
         return time.perf_counter() - start
 
+    def plainly(epochs):
+        """Seconds of the clock and of all the process's threads together."""
+        start = time.process_time()
+        return fit(epochs), time.process_time() - start
+
     fit()
     epochs = max(1, math.ceil(seconds / fit()))
     steps = epochs * (len(workload.x) // workload.batch_size)
@@ -283,7 +288,7 @@ def profile(name, tiny=False, rounds=7, seconds=0.5):
     for _ in range(rounds):
         rates["flops"] = max(rates["flops"], product_rate(64 if tiny else 1024))
         rates["bytes"] = max(rates["bytes"], copy_rate((1 if tiny else 64) << 20))
-        plain.append(fit(epochs))
+        plain.append(plainly(epochs))
         model.run_eagerly = True  # layer by layer, where `fit` runs a list of ops if it can
         with _switching(clock, model, shapes):
             clock.start()
@@ -308,7 +313,8 @@ def profile(name, tiny=False, rounds=7, seconds=0.5):
     return {
         "gflops": rates["flops"] / 1e9,
         "gb_per_second": rates["bytes"] / 1e9,
-        "step_ms": 1000 * machine.quartiles(plain)[1] / steps,
+        "step_ms": 1000 * machine.quartiles([seconds for seconds, _ in plain])[1] / steps,
+        "processor_ms": 1000 * machine.quartiles([seconds for _, seconds in plain])[1] / steps,
         "profiled_ms": sum(line["ms"] for line in table.values()),
         "floor_ms": sum(line.get("floor_ms", 0.0) for line in table.values()),
         "rows": table,
@@ -331,6 +337,7 @@ def show(name, found):
         print(f"{row:44}" + "".join(f"{cell:>10}" for cell in cells))
     print(f"{'sum':64}{total:>10.3f}{'':30}{found['floor_ms']:>10.3f}{total / found['floor_ms']:>10.1f}")
     print(f"{'unprofiled':64}{found['step_ms']:>10.3f}")
+    print(f"{'of processors, all threads together':64}{found['processor_ms']:>10.3f}")
 
 
 def main(arguments=None):
