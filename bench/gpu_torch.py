@@ -124,8 +124,6 @@ def _load(torch, modules, weights):
 
 def _modules(torch):
     """ResNet-18 and GPT-2 as modules, made where PyTorch is there; ``in_order()`` are theirs as Keras's are made."""
-    from bench.raw_torch import Attention
-
     nn, functional = torch.nn, torch.nn.functional
 
     def convolution(n, m, size, strides=1):
@@ -173,6 +171,18 @@ def _modules(torch):
             for block in self.blocks:
                 yield from block.in_order()
             yield self.dense
+
+    class Attention(nn.Module):
+        def __init__(self, width, heads):
+            super().__init__()
+            self.inward, self.outward = nn.Linear(width, 3 * width), nn.Linear(width, width)
+            self.heads = heads
+
+        def forward(self, x):
+            batch, tokens, width = x.shape
+            q, k, v = self.inward(x).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+            x = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            return self.outward(x.transpose(1, 2).reshape(batch, tokens, width))
 
     class GPT2(nn.Module):
         def __init__(self, size):

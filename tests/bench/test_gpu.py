@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import types
 
 import pytest
@@ -68,7 +67,7 @@ class TestWhatIsBroken:
         monkeypatch.setitem(gpu_kernels.KERNELS, "relu", (2, broken))
         assert command.main(["kernels", *QUICKLY]) == 0
         printed = capsys.readouterr().out
-        assert re.search(r"^relu +float32 +FAILED: RuntimeError: cudaErrorInvalidValue$", printed, re.MULTILINE)
+        assert "relu                    float32    FAILED: RuntimeError: cudaErrorInvalidValue\n" in printed
         assert printed.count("FAILED") == 2  # for each type
         assert "max_pool_gradient" in printed
 
@@ -172,12 +171,6 @@ class TestChecksFindOut:
         monkeypatch.setattr(pool, "total_bytes", lambda: next(sizes))
         with pytest.raises(gpu_check.WrongError, match="captured 0.0 MB grew by 8 bytes"):
             gpu_check._memory(bench)
-
-
-def test_every_kernel_has_a_roofline_or_a_reason():
-    having = {kernel.reference.__name__ for kernel in registered_kernels().values() if kernel.on_cuda is not None}
-    listed = [*gpu_kernels.OF_WEIGHTS, *gpu_kernels.KERNELS, *gpu_kernels.UNLISTED]
-    assert sorted(listed) == sorted(having)
 
 
 def test_a_clock_repeats_what_is_short():
