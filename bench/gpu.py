@@ -6,7 +6,7 @@
 
 The parts:
     check     kernels against their references, products against float64, captured steps against eager ones, memory
-    kernels   time and bandwidth of each kernel that memory limits, beside a copy on the device
+    kernels   time and bandwidth of each kernel that memory limits, beside a copy on the device; what limits the others
     products  cuBLASLt through gpukeras, beside CuPy and PyTorch
     steps     training steps, eager and captured, beside PyTorch and JAX; losses are compared with NumPy's first
 

@@ -1,16 +1,19 @@
 """Every part of the GPU's report runs at tiny size on a CUDA made of NumPy, with its kernels emulated."""
 
+import importlib
 import json
 import math
+import pkgutil
 import types
 
+import numpy as np
 import pytest
 
 import gpukeras as keras
 from bench import gpu as command
-from bench import gpu_check, gpu_jax, gpu_kernels, gpu_shared, gpu_steps, gpu_torch
+from bench import gpu_check, gpu_jax, gpu_rooflines, gpu_shared, gpu_steps, gpu_torch
 from bench.gpu_models import MODELS, weights_of
-from gpukeras import config
+from gpukeras import config, kernels
 from gpukeras.backend import cudnn, devices
 from gpukeras.kernels import activation, convolution
 from gpukeras.kernels.kernel import registered_kernels
@@ -64,10 +67,11 @@ class TestWhatIsBroken:
         def broken(arrays):
             raise RuntimeError("cudaErrorInvalidValue\nand more")
 
-        monkeypatch.setitem(gpu_kernels.KERNELS, "relu", (2, broken))
+        relu = gpu_rooflines.ROOFLINES["relu"]
+        monkeypatch.setitem(gpu_rooflines.ROOFLINES, "relu", relu._replace(arguments=broken))
         assert command.main(["kernels", *QUICKLY]) == 0
         printed = capsys.readouterr().out
-        assert "relu                    float32    FAILED: RuntimeError: cudaErrorInvalidValue\n" in printed
+        assert f"{'relu':<38}  float32    FAILED: RuntimeError: cudaErrorInvalidValue\n" in printed
         assert printed.count("FAILED") == 2  # for each type
         assert "max_pool_gradient" in printed
 
@@ -171,6 +175,61 @@ class TestChecksFindOut:
         monkeypatch.setattr(pool, "total_bytes", lambda: next(sizes))
         with pytest.raises(gpu_check.WrongError, match="captured 0.0 MB grew by 8 bytes"):
             gpu_check._memory(bench)
+
+
+class TestRooflines:
+    def test_every_kernel_with_cuda_c_has_one_or_a_reason(self):
+        for module in pkgutil.iter_modules(kernels.__path__, "gpukeras.kernels."):
+            importlib.import_module(module.name)
+        with_cuda = {kernel.__name__ for kernel in registered_kernels().values() if kernel.on_cuda is not None}
+        assert set(gpu_rooflines.ROOFLINES) | set(gpu_rooflines.REASONS) == with_cuda
+        assert not set(gpu_rooflines.ROOFLINES) & set(gpu_rooflines.REASONS)
+        assert len(with_cuda) == sum(kernel.on_cuda is not None for kernel in registered_kernels().values())
+
+    @needs_emulator
+    @pytest.mark.parametrize(
+        ("name", "dtype"), [(name, dtype) for name, r in gpu_rooflines.ROOFLINES.items() for dtype in r.dtypes]
+    )
+    def test_bytes_are_those_that_are_read_and_written(self, gpu_with_kernels, name, dtype):
+        """What is read shows in the results when it is spoilt before; of the arrays larger than a vector."""
+        roofline = gpu_rooflines.ROOFLINES[name]
+        arrays = gpu_rooflines.Arrays(gpu_shared.Bench(is_tiny=True), 1 << 13, dtype)
+
+        def outcome(spoilt=None):
+            """The arguments, what each held before and holds after the call, and the other arrays that came of it."""
+            arguments = roofline.typed_arguments(arrays)
+            given = distinct(arguments)
+            if spoilt is not None:
+                given[spoilt].reshape(-1)[...] = np.nan if given[spoilt].dtype.kind in "fV" else 0
+            before = [a.tobytes() for a in given]
+            returned = distinct(roofline.kernel(*arguments), is_scalar_one=True)
+            devices.default_module().cuda.get_current_stream().synchronize()
+            return given, before, [a.tobytes() for a in given], [a for a in returned if not is_in(a, given)]
+
+        given, before, after, made = outcome()
+        written = [i for i in range(len(given)) if before[i] != after[i]]
+
+        def results(after, made):
+            return [after[i] for i in written] + [a.tobytes() for a in made]
+
+        read = [i for i in range(len(given)) if results(*outcome(i)[2:]) != results(after, made)]
+        moved = made + [given[i] for i in written + read]
+        assert roofline.bytes(arrays) == sum(a.nbytes for a in moved if a.size > arrays.size // 8)
+
+
+def distinct(value, is_scalar_one=False):
+    """The arrays in nested tuples, each once; those of shape () as well, or not."""
+    if isinstance(value, (tuple, list)):
+        found = []
+        for part in value:
+            found += [a for a in distinct(part, is_scalar_one) if not is_in(a, found)]
+        return found
+    return [value] if hasattr(value, "tobytes") and (value.ndim or is_scalar_one) else []
+
+
+def is_in(array, arrays):
+    """Whether it is one of them."""
+    return any(array is other for other in arrays)
 
 
 def test_a_clock_repeats_what_is_short():
