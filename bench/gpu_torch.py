@@ -32,7 +32,7 @@ def torch_step(torch, name, size, workload, policy, is_compiled=False, is_exact=
         torch: The module.
         name, size, workload: The model's name and size, and the model with its data; it starts from these weights.
         policy: "float32", or "mixed_bfloat16" for autocast.
-        is_compiled: Whether network and loss, forwards and backwards, are compiled; the optimizer is one kernel anyway.
+        is_compiled: Whether network and loss, forwards and backwards, and the optimizer are compiled.
         is_exact: Whether float32 products are made without TF32.
     """
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not is_exact
@@ -41,25 +41,31 @@ def torch_step(torch, name, size, workload, policy, is_compiled=False, is_exact=
     network = network.to(device)
     x, y = _on_device(torch, workload.x, device), _on_device(torch, workload.y, device)
     parameters = [p for p in network.parameters() if p.requires_grad]
+    # Compiled, an optimizer is one CUDA graph if it keeps its step count on the GPU; else Adam is one kernel by itself.
+    settings = {"capturable": device != "cpu", "foreach": True} if is_compiled else {}
     if workload.optimizer == "rmsprop":
         # PyTorch divides by sqrt(v) + eps, Keras by sqrt(v + eps), where eps is 1e-7.
-        optimizer = torch.optim.RMSprop(parameters, lr=1e-3, alpha=0.9, eps=1e-7**0.5, foreach=True)
+        settings = {"foreach": True} | settings
+        optimizer = torch.optim.RMSprop(parameters, lr=1e-3, alpha=0.9, eps=1e-7**0.5, **settings)
     else:
-        optimizer = torch.optim.Adam(parameters, lr=1e-3, eps=1e-7, fused=True)
+        settings = settings or {"fused": True}
+        optimizer = torch.optim.Adam(parameters, lr=1e-3, eps=1e-7, **settings)
     is_mixed = policy == "mixed_bfloat16"
 
     def loss_of_batch(x, y):
         with torch.autocast(device, torch.bfloat16, enabled=is_mixed):
             return loss(network(x), y)
 
-    forward = torch.compile(loss_of_batch, mode=COMPILED) if is_compiled else loss_of_batch
+    forward, update = loss_of_batch, optimizer.step
+    if is_compiled:
+        forward, update = (torch.compile(function, mode=COMPILED) for function in (forward, update))
 
     def step():
         optimizer.zero_grad(set_to_none=True)
         value = forward(x, y)
         value.backward()
-        optimizer.step()
-        return value.detach()
+        update()
+        return value.detach().clone()  # what CUDA graphs return is overwritten by the next one
 
     return step
 
@@ -124,6 +130,8 @@ def _load(torch, modules, weights):
 
 def _modules(torch):
     """ResNet-18 and GPT-2 as modules, made where PyTorch is there; ``in_order()`` are theirs as Keras's are made."""
+    from bench.raw_torch import Attention
+
     nn, functional = torch.nn, torch.nn.functional
 
     def convolution(n, m, size, strides=1):
@@ -171,18 +179,6 @@ def _modules(torch):
             for block in self.blocks:
                 yield from block.in_order()
             yield self.dense
-
-    class Attention(nn.Module):
-        def __init__(self, width, heads):
-            super().__init__()
-            self.inward, self.outward = nn.Linear(width, 3 * width), nn.Linear(width, width)
-            self.heads = heads
-
-        def forward(self, x):
-            batch, tokens, width = x.shape
-            q, k, v = self.inward(x).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-            x = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-            return self.outward(x.transpose(1, 2).reshape(batch, tokens, width))
 
     class GPT2(nn.Module):
         def __init__(self, size):

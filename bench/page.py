@@ -164,9 +164,9 @@ def _distances(reports):
     return [
         paragraph(
             "How far these are from what the machine could do: a step over the floor of its products and bytes, as "
-            "\"Where a step's time goes\" has it; the time that its NumPy calls take the cores, were it shared among them "
-            "without a pause, over the same; the fastest engine's over the same, by the ratio of both in the comparison; "
-            "and the step over the same one in bare NumPy."
+            '"Where a step\'s time goes" has it; over the same, the time that its NumPy calls take the cores, were it '
+            "shared among them without a pause, and the fastest engine's, by the ratio of both in the comparison; and "
+            "the step over the same one in bare NumPy."
         ),
         table(["", "times the floor", "no core idle", "fastest engine", "times bare NumPy"], rows),
     ]

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from bench import workloads
 
-__all__ = ["Trainer", "build"]
+__all__ = ["Attention", "Trainer", "build"]
 
 
 class Trainer:
@@ -310,7 +310,7 @@ class GRU(nn.Module):
         return self.dense(torch.cat((h[0], h[1]), 1))
 
 
-class _Attention(nn.Module):
+class Attention(nn.Module):
     def __init__(self, width, heads):
         super().__init__()
         self.inward = nn.Linear(width, 3 * width)  # query, key and value in one product
@@ -340,7 +340,7 @@ class Transformer(nn.Module):
                 nn.ModuleDict(
                     {
                         "norm1": nn.LayerNorm(width, eps=1e-3),
-                        "attention": _Attention(width, heads),
+                        "attention": Attention(width, heads),
                         "norm2": nn.LayerNorm(width, eps=1e-3),
                         "up": nn.Linear(width, 4 * width),
                         "down": nn.Linear(4 * width, width),

@@ -313,10 +313,11 @@ class TestPeers:
             judge.require("jax", "mlp", "float32")
         assert "off by 0.0e+00" in judge.agree("jax", "mlp", "float32", [2.0, 1.9, 1.8, 1.701])["note"]
         judge.require("jax", "mlp", "float32")
-        judge.compare_first("mlp", 2.3)
-        judge.compare_first("mlp", 2.31)
-        with pytest.raises(gpu_steps.WrongError, match="its first loss is 2.5, but the first engine's was 2.3"):
-            judge.compare_first("mlp", 2.5)
+        judge.compare("mlp", [2.3, 2.2, 2.1, 2.0])
+        judge.compare("mlp", [2.31, 2.1, 2.0, 1.9])
+        for wrong in ([2.5, 2.2, 2.1, 2.0], [2.3, 2.2, 2.1, 1.0], [2.3, 2.2, float("nan"), 2.0]):
+            with pytest.raises(gpu_steps.WrongError, match=r"at full size, but the first engine's are \[2.3, "):
+                judge.compare("mlp", wrong)
 
     def test_as_they_are_run(self, gpu, monkeypatch, capsys):
         """With PyTorch and JAX that are not there, each row of theirs stands in the report."""

@@ -57,12 +57,22 @@ def test_figures_reach_the_page():
 
 def test_the_distance_of_what_misses_an_aim_from_its_floor():
     lines = {name: {"ms": 0.1} for name in ("loss", "metrics", "optimizer", "data", "tape", "loop")}
-    found = {"rows": lines, "profiled_ms": 1.0, "step_ms": 2.0, "floor_ms": 0.5, "gflops": 1.0, "gb_per_second": 1.0}
+    found = {
+        "rows": lines,
+        "profiled_ms": 1.0,
+        "step_ms": 2.0,
+        "processor_ms": 3.0,
+        "floor_ms": 0.5,
+        "gflops": 1.0,
+        "gb_per_second": 1.0,
+    }
     about = {"date": "2020-01-02", "cpu": "A", "cores": 2, "system": "L", "versions": {}, "settings": {}}
     of_steps = {"bench": "profile", **about, "profiles": {"mlp": found, "linear": found}}
     by_hand = {"bench": "bare", **about, "rows": {"mlp": {"times": 1.25, "quartiles": [1, 2], "library": 1, "bare": 1}}}
     text = page.page({"compare": REPORT, "profile": of_steps, "bare": by_hand})
-    assert "| mlp | 4.0 | 2.0 (PyTorch by hand) | 1.25 |" in text  # half of PyTorch's speed: 4 times the floor to 2
+    assert (
+        "| mlp | 4.0 | 3.0 | 2.0 (PyTorch by hand) | 1.25 |" in text
+    )  # half of PyTorch's speed: 4 times the floor to 2
     assert "| linear | 4.0 |" not in text  # nothing to compare it with
     assert "times the floor" not in page.page({"compare": REPORT})
 
