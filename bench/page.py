@@ -70,12 +70,15 @@ THREADS = """\
 `OPENBLAS_NUM_THREADS` sets how many threads NumPy's BLAS uses for a matrix product, by default all cores;
 `GPUKERAS_NUM_THREADS` sets how many gpukeras uses for the passes around them, by default as many as BLAS. gpukeras cuts
 its work by shapes alone, so the number of its own threads never changes a bit of a result. OpenBLAS cuts by the number
-of its threads: another `OPENBLAS_NUM_THREADS`, or another number of cores, may change last bits.
+of its threads: another `OPENBLAS_NUM_THREADS`, or another number of cores, may change last bits. So may other threads
+that compute at the same time: while blocks of gpukeras multiply matrices, OpenBLAS is held to one thread in the whole
+process.
 
 When a model first trains or predicts, gpukeras asks glibc to keep freed blocks for the next array instead of giving
 each back to the system at once. This holds for the whole process. Where more than 1 GB is free at the end of `fit`,
 `evaluate` or `predict`, it goes back; `keras.utils.clear_session()` gives all of it back. `GPUKERAS_TUNE=0` leaves the
-process as it is.
+allocator, and how long OpenBLAS's idle threads wait, as they are. The number of threads is read when the first of them
+is needed. `os.fork()` in the midst of a product of another thread's may hang, as in NumPy alone.
 """
 
 
@@ -90,8 +93,9 @@ Why an aim is missed:
 - **Convolutions** (convnet, residual): columns are copied three times for a 3 x 3 kernel before they are multiplied.
   Others convolve without copies, in machine code made for the shape. "Where a step's time goes" sets each against the
   floor of its products and bytes.
-- **Passes between products** (normalization, activations): NumPy makes one pass for each operation, where a compiled
-  engine makes one for all. Two threads that call NumPy wait for Python's lock at each call.
+- **Passes between products** (residual, transformer: normalization, activations): NumPy makes one pass for each
+  operation, where a compiled engine makes one for all. Two threads that call NumPy wait for Python's lock at each
+  call.
 """
 
 

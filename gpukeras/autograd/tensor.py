@@ -92,18 +92,18 @@ class Tensor:
 
     def numpy(self):
         """The values as a NumPy array of the caller's own."""
-        return np.array(devices.to_numpy(self.array))
+        return np.array(_read(self.array))
 
     def item(self):
         """The only element as a Python number."""
-        return devices.to_numpy(self.array).item()
+        return _read(self.array).item()
 
     def tolist(self):
         """The values as nested Python lists."""
-        return devices.to_numpy(self.array).tolist()
+        return _read(self.array).tolist()
 
     def __array__(self, dtype=None, copy=None):
-        values = devices.to_numpy(self.array)
+        values = _read(self.array)
         if copy or (dtype is not None and dtype != values.dtype):
             return np.array(values, dtype=dtype)
         if values is self.array:  # the caller may look, but a Tensor's values never change
@@ -306,7 +306,7 @@ class Variable(Tensor):
         return casts.cast(array, dtype)
 
     def __array__(self, dtype=None, copy=None):
-        return np.array(devices.to_numpy(self.array), dtype=dtype)
+        return np.array(_read(self.array), dtype=dtype)
 
     def __repr__(self):
         return (
@@ -341,6 +341,14 @@ def increase(array, value):
         array[()] += value[()] if type(value) is np.ndarray else value
     else:
         array += value
+
+
+def _read(array):
+    """The values on the host; a step in which somebody looks at them cannot be run from the list of its ops."""
+    trace = current.trace
+    if trace is not None:
+        trace.reason = trace.reason or "a value is read, on which what follows may depend"
+    return devices.to_numpy(array)
 
 
 def _restore_variable(values, trainable, autocast, name, path):

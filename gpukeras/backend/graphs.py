@@ -215,12 +215,19 @@ def _copied(outputs):
     if isinstance(outputs, dict):
         return {name: _copied(output) for name, output in outputs.items()}
     if isinstance(outputs, (tuple, list)):
-        return type(outputs)([_copied(output) for output in outputs])
+        copies = [_copied(output) for output in outputs]
+        return type(outputs)(*copies) if hasattr(outputs, "_fields") else type(outputs)(copies)
     return outputs.copy() if hasattr(outputs, "strides") else outputs
 
 
+_LONG = 4  # times as many calls as graphs are kept: then a graph is not needed any more
+
+
 class GraphCache:
-    """The graphs of one program by signature, of which those used last are kept; for one thread.
+    """The graphs of one program by signature, a limited number of which are kept; for one thread.
+
+    A new signature takes the place of the one that was used longest ago, if that was long ago. Of more signatures in
+    turn than are kept, each would else be dropped before it comes again, and none ever launched.
 
     A signature is all that the function's Python code depends on: shapes and types of the inputs, whether it trains,
     which variables it trains, and so on.
@@ -231,6 +238,8 @@ class GraphCache:
 
     def __init__(self, limit=8):
         self.limit = limit
+        self._calls = 0
+        self._used = {}  # signature -> at which call it was asked for last
         self._graphs: collections.OrderedDict[Any, Graph] = collections.OrderedDict()
 
     def __len__(self):
@@ -243,18 +252,29 @@ class GraphCache:
         return iter(self._graphs.values())
 
     def get(self, signature, make, warmup=2):
-        """The graph of a signature; a new one records the function that ``make()`` returns."""
+        """The graph of a signature; a new one records the function that ``make()`` returns.
+
+        Where there is no room, one that is not kept, and never records: the signature is not ``in`` the cache then.
+        """
+        self._calls += 1
         graph = self._graphs.get(signature)
         if graph is not None:
             self._graphs.move_to_end(signature)
+            self._used[signature] = self._calls
             return graph
         function = make()
-        while len(self._graphs) >= self.limit:
-            self._graphs.popitem(last=False)[1].close()
+        if len(self._graphs) >= self.limit:
+            oldest = next(iter(self._graphs))
+            if self._calls - self._used[oldest] < _LONG * self.limit:
+                return Graph(function, sys.maxsize)
+            self._graphs.pop(oldest).close()
+            del self._used[oldest]
+        self._used[signature] = self._calls
         graph = self._graphs[signature] = Graph(function, warmup)
         return graph
 
     def clear(self):
         """Close all graphs."""
+        self._used.clear()
         while self._graphs:
             self._graphs.popitem()[1].close()

@@ -125,7 +125,7 @@ def limit_kept():
 def release():
     """Give free memory back to the system: scratch arrays, the allocator's free blocks, CuPy's free pools."""
     for free in list(_free_of_threads):
-        free.buffers.clear()
+        free.buffers = []  # a thread may be choosing from the list that it has
     library = _glibc()
     if library is not None:
         library.malloc_trim(0)

@@ -68,7 +68,7 @@ def run(kind, model, function, *inputs):
         try:
             captures = _captures_of(model)
             captures.follow(model)
-            graph = captures.graphs.get(signature, lambda: _Step(model, function, inputs))
+            graph = captures.graph(signature, lambda: _Step(model, function, inputs), model)
             graph.function.take(inputs)
         except MemoryError as error:
             raise OutOfMemoryError(str(error)) from error
@@ -85,7 +85,7 @@ def run_fed(kind, model, function, batch):
             if feed is None:
                 feed = captures.feeds[kind, batch.layout] = Feed(batch.epoch)
             signature = kind, batch.layout, batch.stop - batch.start
-            graph = captures.graphs.get(signature, lambda: _FedStep(model, function, feed, batch))
+            graph = captures.graph(signature, lambda: _FedStep(model, function, feed, batch), model)
             feed.aim(batch)
         except MemoryError as error:
             raise OutOfMemoryError(str(error)) from error
@@ -124,6 +124,16 @@ class _Captures:
                 )
         self.clear()
         self._stamp = stamp
+
+    def graph(self, signature, make, model):
+        """The graph of a signature, or for more of them than are kept one that never records."""
+        graph = self.graphs.get(signature, make)
+        if signature not in self.graphs:
+            self.tell(
+                f"Steps of {model.name!r} have batches of more than {self.graphs.limit} shapes or kinds in turn: the "
+                f"others run without CUDA graphs. Pad them to fewer shapes."
+            )
+        return graph
 
     def clear(self):
         """Free all graphs and their memory."""

@@ -35,7 +35,9 @@ class Outputs:
             kind = self.data.kind
             self.is_crossing = kind is not devices.default_module() and devices.is_module(kind)
             self.convert = _converter(kind)
-        if type(outputs) is Tensor:
+        if self.data.may_reuse:  # the memory of a batch, of which an output may be a view
+            self.batches.append(own_arrays(outputs))
+        elif type(outputs) is Tensor:
             self.batches.append(outputs.array)
         else:
             self.batches.append(map_structure(lambda y: y.array if isinstance(y, Tensor) else y, outputs))
@@ -80,7 +82,8 @@ def _concatenated(batches):
     if isinstance(first, dict):
         return {key: _concatenated([batch[key] for batch in batches]) for key in first}
     if isinstance(first, (list, tuple)):
-        return type(first)(_concatenated(list(parts)) for parts in zip(*batches, strict=True))
+        joined = [_concatenated(list(parts)) for parts in zip(*batches, strict=True)]
+        return type(first)(*joined) if hasattr(first, "_fields") else type(first)(joined)
     if len(batches) == 1:
         return own_arrays(first)
     return devices.array_module(first).concatenate(batches, axis=0)

@@ -1,10 +1,13 @@
 """What a step that is kept, as a list of ops or as a graph, takes for granted."""
 
+import re
+
 from gpukeras.backend.cublaslt import is_tf32_enabled
 from gpukeras.backend.cudnn import is_cudnn_enabled
 from gpukeras.backend.dtypes import epsilon, floatx
 from gpukeras.layers._tracking import last_set, stamp_of
 from gpukeras.optimizers.base import Optimizer
+from gpukeras.optimizers.schedules import LearningRateSchedule
 
 __all__ = ["Stamp"]
 
@@ -13,7 +16,7 @@ class Stamp:
     """What Python can change about a model's steps without their noticing; equal to another as long as it has not.
 
     These are the model's layers and their public attributes, what is trainable, the compiled loss and metrics, an
-    optimizer's numbers, and settings of the process.
+    optimizer's settings and its schedule's, and settings of the process.
 
     Args:
         model: The model.
@@ -21,13 +24,12 @@ class Stamp:
         optimizer: The optimizer, where its update is part of what is kept.
     """
 
-    __slots__ = ("_numbers", "_objects", "_variables", "settings", "state")
+    __slots__ = ("_objects", "_of_optimizer", "_of_process", "_variables", "settings", "state")
 
     def __init__(self, model, variables, optimizer=None):
         self.state, self.settings = stamp_of(model)
-        self._numbers = [epsilon(), floatx(), is_tf32_enabled(), is_cudnn_enabled()]
-        if optimizer is not None:
-            self._numbers += _numbers_of(optimizer)
+        self._of_process = epsilon(), floatx(), is_tf32_enabled(), is_cudnn_enabled()
+        self._of_optimizer = None if optimizer is None else _settings_of(optimizer)
         self._objects = model._compile_loss, model._compile_metrics, optimizer  # kept: an id alone may come again
         self._variables = variables
 
@@ -36,7 +38,8 @@ class Stamp:
             isinstance(other, Stamp)
             and self.settings == other.settings
             and self.state == other.state
-            and self._numbers == other._numbers
+            and self._of_process == other._of_process
+            and self._of_optimizer == other._of_optimizer
             and _are_same(self._objects, other._objects)
             and _are_same(self._variables, other._variables)
         )
@@ -50,7 +53,7 @@ class Stamp:
         if self.settings != earlier.settings:
             layer, name = last_set(model)
             return f"{name!r} of {type(layer).__name__} {layer.name!r} was set"
-        if self._numbers != earlier._numbers:
+        if (self._of_process, self._of_optimizer) != (earlier._of_process, earlier._of_optimizer):
             return "a setting of the optimizer or in keras.config was changed"
         if not _are_same(self._objects, earlier._objects):
             return "the model was compiled"
@@ -61,12 +64,18 @@ def _are_same(some, others):
     return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
 
 
-def _numbers_of(optimizer):
-    """The numbers that an optimizer was set to, and those of one that it wraps."""
-    found = []
-    for value in vars(optimizer).values():
-        if isinstance(value, (bool, int, float)):
-            found.append(value)
-        elif isinstance(value, Optimizer):
-            found += _numbers_of(value)
+def _settings_of(thing):
+    """By name, what an optimizer was set to, the optimizer that it wraps, and the schedule that it follows."""
+    found = {}
+    for name, value in vars(thing).items():
+        if value is None or isinstance(value, _CONSTANTS):
+            found[name] = value
+        elif isinstance(value, (Optimizer, LearningRateSchedule)):
+            found[name] = value, _settings_of(value)
+        elif isinstance(value, (list, tuple)) and all(isinstance(item, _NUMBERS) for item in value):
+            found[name] = tuple(value)
     return found
+
+
+_NUMBERS = int, float
+_CONSTANTS = int, float, str, frozenset, re.Pattern

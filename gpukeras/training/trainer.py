@@ -74,7 +74,8 @@ class Trainer(_LayerBelow):
             jit_compile: Whether later steps may be run from what an earlier one did, without the layers' own code;
                 False: never. On a GPU, the third step of a kind and shape is recorded as a CUDA graph and launched
                 from then on, code of the user's included: as wherever Keras compiles, its Python runs no more until a
-                setting changes. A step that reads the device cannot be recorded, and a warning says which line does.
+                setting changes. A step that reads the device cannot be recorded, and a warning says which line does;
+                a `train_step` that does not end in the model's own runs as it is written.
                 Elsewhere it is the list of the ops that is run again: with "auto" where all code is the library's,
                 with True also where it is the user's, which then must do nothing but call ops.
             auto_scale_loss: Whether a mixed_float16 model gets a loss-scaling optimizer.

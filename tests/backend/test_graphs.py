@@ -288,7 +288,8 @@ def test_each_thread_has_a_stream_of_its_own(cuda):
 # --- The cache -----------------------------------------------------------------------------------------------
 
 
-def test_graphs_used_last_are_kept(cuda, step):
+def test_graphs_used_last_are_kept(cuda, step, monkeypatch):
+    monkeypatch.setattr(graphs, "_LONG", 0)
     cache = graphs.GraphCache(limit=2)
     first = cache.get((32, True), lambda: step)
     second = cache.get((7, True), lambda: step)
@@ -300,7 +301,23 @@ def test_graphs_used_last_are_kept(cuda, step):
     assert len(cache) == 0 and first.function is None and third.function is None
 
 
-def test_an_evicted_graph_frees_its_memory(cuda, step):
+def test_graphs_used_in_turn_are_kept(cuda, step):
+    """A further signature has no graph until one has not been used for long."""
+    cache = graphs.GraphCache(limit=2)
+    a, b = cache.get("a", lambda: step), cache.get("b", lambda: step)
+    for _ in range(3):
+        assert cache.get("a", lambda: None) is a and cache.get("b", lambda: None) is b
+        other = cache.get("c", lambda: step)
+        assert "c" not in cache and len(cache) == 2
+        other()
+        assert other.graph is None and not cuda.live_pools
+    for _ in range(4 * 2):
+        cache.get("b", lambda: None)
+    assert cache.get("c", lambda: step) is cache.get("c", lambda: None) and "a" not in cache
+
+
+def test_an_evicted_graph_frees_its_memory(cuda, step, monkeypatch):
+    monkeypatch.setattr(graphs, "_LONG", 0)
     cache = graphs.GraphCache(limit=1)
     graph = cache.get("a", lambda: step)
     for _ in range(3):

@@ -273,6 +273,9 @@ def test_metrics_of_the_users_own_are_recorded(gpu):
     assert largest == found(run_eagerly=True) and len(set(largest)) == 6
 
 
+STOPPING = keras.optimizers.schedules.PiecewiseConstantDecay([1000], [0.0, 0.0])
+
+
 class TestChanges:
     """A graph is recorded anew after anything has changed that it depends on, and the old one is freed."""
 
@@ -294,6 +297,9 @@ class TestChanges:
             lambda model: setattr(model.optimizer, "weight_decay", 0.5),
             lambda model: setattr(model.optimizer, "learning_rate", 0.9),
             lambda model: model.set_weights([w * 0.5 for w in model.get_weights()]),
+            lambda model: setattr(model.optimizer, "learning_rate", STOPPING),
+            lambda model: model.optimizer.exclude_from_weight_decay(var_names=["kernel"]),
+            lambda model: (setattr(model.optimizer, "weight_decay", None), setattr(model.optimizer, "clipnorm", 0.01)),
         ],
     )
     def test_are_followed(self, gpu, change):
@@ -389,6 +395,23 @@ class TestChanges:
         for a, b in zip(weights(), weights(run_eagerly=True), strict=True):
             np.testing.assert_array_equal(a, b)
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda optimizer: setattr(optimizer, "learning_rate", STOPPING),
+            lambda optimizer: setattr(optimizer._learning_rate, "initial_learning_rate", 0.0),
+        ],
+    )
+    def test_of_a_schedule_are_followed(self, gpu, change):
+        model = perceptron()
+        schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 100, 0.9)
+        model.compile(keras.optimizers.SGD(schedule), "sparse_categorical_crossentropy")
+        self.fit(model)
+        before = model.layers[0].kernel.numpy()
+        change(model.optimizer)
+        self.fit(model)
+        np.testing.assert_array_equal(model.layers[0].kernel.numpy(), before)
+
     def test_free_the_graphs_of_before(self, gpu):
         model = self.model()
         (graph,) = captures.graphs_of(model)
@@ -402,8 +425,50 @@ def test_at_most_eight_graphs_are_kept(gpu):
     model = perceptron()
     model.compile("sgd", "sparse_categorical_crossentropy")
     for rows in range(2, 14):
-        model.fit(on(X[:rows]), on(LABELS[:rows]), batch_size=rows, epochs=4, verbose=0)
+        model.fit(on(X[:rows]), on(LABELS[:rows]), batch_size=rows, epochs=12, verbose=0)
     assert len(captures.graphs_of(model)) == 8
+
+
+def test_more_shapes_in_turn_than_graphs_are_kept(gpu):
+    """Eight of them have graphs, and the user is told of the others."""
+    model = perceptron()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    sizes = range(2, 12)
+    with pytest.warns(UserWarning, match="batches of more than 8 shapes or kinds in turn") as caught:
+        for _ in range(6):
+            for rows in sizes:
+                model.train_on_batch(on(X[:rows]), on(LABELS[:rows]))
+    assert len(caught) == 1
+    assert gpu.names().count("launch") >= 8 * 2
+    assert model.optimizer.iterations.numpy() == 60
+
+
+def test_a_shape_used_long_ago_makes_room(gpu):
+    model = perceptron()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    for rows in range(2, 12):
+        for _ in range(40):
+            model.train_on_batch(on(X[:rows]), on(LABELS[:rows]))
+    assert len(captures.graphs_of(model)) == 8 and all(graph.graph for graph in captures.graphs_of(model))
+
+
+@pytest.mark.parametrize("jit_compile", ["auto", True])
+def test_what_a_layer_reads_is_never_frozen(gpu, jit_compile):
+    class Reading(layers.Layer):
+        def call(self, x):
+            return x * float(ops.max(x)) if hasattr(x, "array") else x
+
+    def weights(**settings):
+        keras.utils.set_random_seed(2)
+        model = keras.Sequential([keras.Input((12,)), Reading(), layers.Dense(3, "softmax")])
+        model.compile("sgd", "sparse_categorical_crossentropy", **settings)
+        model.fit(on(X), on(LABELS), batch_size=4, epochs=2, verbose=0)
+        return model.get_weights()
+
+    with pytest.warns(UserWarning, match="runs without a CUDA graph: .*capturing"):
+        found = weights(jit_compile=jit_compile)
+    for a, b in zip(found, weights(run_eagerly=True), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_predictions_stay_as_they_are_when_the_graph_runs_again(gpu):

@@ -514,9 +514,9 @@ class TestOnNumPy:
         assert ArrayData(X, LABELS, None, 8, True, {0: 2.0}, None).is_plain
         assert not ArrayData([X, X], Y, None, 8, True, None, None).is_plain
 
-    def test_shuffled_rows_are_in_one_piece(self):
+    def test_arrays_stay_as_they_are_given(self):
         wide = np.asfortranarray(X)
-        data = ArrayData(wide, Y[::-1], None, 8, True, None, None)
-        assert data.is_plain and all(part.flags.c_contiguous for part in data.structure[:2])
-        assert ArrayData(X, Y, None, 8, True, None, None).structure[0] is X
-        assert ArrayData(wide, Y, None, 8, False, None, None).structure[0] is wide
+        for shuffle in (True, False):
+            data = ArrayData(wide, Y[::-1], None, 8, shuffle, None, None)
+            assert data.is_plain and data.structure[0] is wide
+            assert ArrayData(X, Y, None, 8, shuffle, None, None).structure[0] is X

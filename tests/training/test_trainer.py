@@ -1,5 +1,6 @@
 """fit, evaluate, predict: what goes in, what comes out, and what is refused."""
 
+import collections
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 
 import gpukeras as keras
 from gpukeras import layers, ops
+from gpukeras.training.data import ArrayData
 from tests.helpers import assert_close
 
 RANDOM = np.random.default_rng(0)
@@ -396,3 +398,38 @@ def test_progress_bar_on_a_pipe(capsys):
     m.evaluate(X, Y, verbose=0)
     m.predict(X, verbose=0)
     assert capsys.readouterr().out == ""
+
+
+def test_predictions_do_not_change_with_the_memory_of_a_generators_batch():
+    buffer = np.zeros((2, 3), "float32")
+
+    def batches():
+        for value in range(3):
+            buffer[...] = value
+            yield (buffer,)
+
+    for last in (keras.layers.Identity(), keras.layers.Flatten(), keras.layers.Dropout(0.5)):
+        model = keras.Sequential([keras.Input((3,)), last])
+        assert model.predict(batches(), verbose=0)[:, 0].tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_outputs_may_be_a_named_tuple():
+    pair = collections.namedtuple("pair", "first second")
+
+    class Two(keras.Model):
+        def call(self, x):
+            return pair(x, x * 2.0)
+
+    found = Two().predict(np.ones((5, 2), "float32"), batch_size=2, verbose=0)
+    assert type(found) is pair and found.second.shape == (5, 2)
+
+
+@pytest.mark.parametrize("view", [lambda x: x[:, ::2], lambda x: x[::2], lambda x: x[::-1], np.asfortranarray])
+def test_views_are_shuffled_without_a_copy_of_all(view, monkeypatch):
+    x = view(np.random.default_rng(0).normal(size=(40, 6)).astype("float32"))
+    whole = ArrayData(np.ascontiguousarray(x), x[:, 0].copy(), None, 8, True, None, None)
+    data = ArrayData(x, x[:, 0].copy(), None, 8, True, None, None)
+    assert np.shares_memory(data.structure[0], x)
+    for batch, expected in zip(data.epoch(1), whole.epoch(1), strict=True):
+        np.testing.assert_array_equal(batch[0].numpy(), expected[0].numpy())
+        assert batch[0].array.flags.c_contiguous
