@@ -10,11 +10,19 @@ __all__ = ["CallArguments", "shapes_for", "signature_of"]
 
 
 class CallSignature:
-    """What can be known of a `call` method before it is called."""
+    """What can be known of a `call` method before it is called.
 
-    def __init__(self, function):
-        self.signature = inspect.signature(function)
-        parameters = [p for p in self.signature.parameters.values() if p.name != "self"]
+    Args:
+        function: The method as the class has it, whose first parameter is the layer, or a function in its place.
+        is_method: Which of both it is.
+    """
+
+    def __init__(self, function, is_method):
+        signature = inspect.signature(function)
+        parameters = list(signature.parameters.values())
+        if is_method and parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL:
+            del parameters[0]
+        self.signature = signature.replace(parameters=parameters)
         self.names = [p.name for p in parameters]
         self.has_training = "training" in self.names
         self.has_mask = "mask" in self.names
@@ -24,13 +32,13 @@ class CallSignature:
 
 @functools.cache
 def _signature_of_class(cls):
-    return CallSignature(cls.call)
+    return CallSignature(cls.call, not isinstance(inspect.getattr_static(cls, "call"), (staticmethod, classmethod)))
 
 
 def signature_of(layer):
     """The signature of a layer's `call`, read once per class."""
     if "call" in vars(layer):
-        return CallSignature(layer.call)
+        return CallSignature(layer.call, is_method=False)
     return _signature_of_class(type(layer))
 
 
@@ -47,14 +55,11 @@ class CallArguments:
     def __init__(self, layer, call_signature, args, kwargs):
         values = {}
         if call_signature.is_variadic:
-            bound = call_signature.signature
-            bound = (bound.bind if "self" not in bound.parameters else functools.partial(bound.bind, layer))(
-                *args,
-                **{k: v for k, v in kwargs.items() if k != "training" or call_signature.has_training},
-            )
+            wanted = {k: v for k, v in kwargs.items() if k != "training" or call_signature.has_training}
+            bound = call_signature.signature.bind(*args, **wanted)
             self.given = set(bound.arguments)
             bound.apply_defaults()
-            values = {k: v for k, v in bound.arguments.items() if k != "self"}
+            values = dict(bound.arguments)
         else:
             names = call_signature.names
             if len(args) > len(names):

@@ -267,9 +267,7 @@ def _fits(known, shape):
 
 
 def _explain_call_signature(layer, error):
-    parameters = [
-        p for p in layer._signature.signature.parameters.values() if p.name != "self" and p.default is p.empty
-    ]
+    parameters = [p for p in layer._signature.signature.parameters.values() if p.default is p.empty]
     required = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if len(required) > 1:
         raise ValueError(

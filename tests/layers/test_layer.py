@@ -327,3 +327,25 @@ class TestBadInput:
     def test_messages_of_a_stack_name_the_stack(self):
         with pytest.raises(ValueError, match="Sequential 'stack' expected shape"):
             keras.Sequential([keras.Input((3,)), layers.Dense(1)], name="stack")(np.ones((2, 5)))
+
+
+def test_the_first_parameter_of_call_may_have_any_name(rng):
+    x = rng.normal(size=(2, 3)).astype("float32")
+
+    class Named(keras.layers.Layer):
+        def call(this, x, training=False):  # noqa: N805
+            return x * (2.0 if training else 3.0)
+
+    class Variadic(keras.layers.Layer):
+        def call(*arguments, scale=3.0):
+            return arguments[1] * scale
+
+    class Static(keras.layers.Layer):
+        @staticmethod
+        def call(self):  # which here is the input
+            return self * 3.0
+
+    for kind in (Named, Variadic, Static):
+        assert_close(kind()(x), x * 3.0)
+        assert_close(keras.Sequential([keras.Input((3,)), kind()]).predict(x, verbose=0), x * 3.0)
+    assert_close(Named()(x, training=True), x * 2.0)
