@@ -22,7 +22,7 @@ from gpukeras.training.feeds import Feed, places_for
 from gpukeras.training.shortage import OutOfMemoryError
 from gpukeras.training.stamps import Stamp
 
-__all__ = ["can_capture", "can_feed", "forget", "graphs_of", "run", "run_fed"]
+__all__ = ["can_capture", "can_feed", "forget", "graphs_of", "run", "run_fed", "steps_of", "tell_of_own"]
 
 _MOST_WASTED = 4  # times in a row that graphs are dropped before one was launched, until the user is told
 
@@ -100,11 +100,13 @@ class _Captures:
     Attributes:
         graphs: A GraphCache.
         feeds: The Feeds that graphs read, by kind of step and layout of data.
+        steps: How many steps have run from graphs, or towards being recorded.
     """
 
     def __init__(self):
         self.graphs = GraphCache()
         self.feeds = {}
+        self.steps = 0
         self._stamp: Any = None
         self._wasted = 0
         self._told = set()
@@ -143,6 +145,7 @@ class _Captures:
     def launched(self, graph, kind, model):
         """The outputs of a step by its graph, or by its function as long as that is not recorded."""
         global _running
+        self.steps += 1
         runs_python = graph.graph is None
         _running = graph
         try:
@@ -176,6 +179,21 @@ def _captures_of(model):
     if captures is None:
         captures = model.__dict__["_remembered_captures"] = _Captures()
     return captures
+
+
+def steps_of(model):
+    """How many steps of the model have run from graphs, or towards being recorded."""
+    return _captures_of(model).steps
+
+
+def tell_of_own(model, method, batch, steps):
+    """Say so where a method of the user's in the place of a step has run none of the library's since `steps_of`."""
+    if steps_of(model) == steps and can_capture("own", model, batch):
+        name = method.__name__
+        _captures_of(model).tell(
+            f"{type(model).__name__}.{name} runs without CUDA graphs: it is no step of the library's, nor does it call "
+            f"one, such as super().{name}."
+        )
 
 
 def forget(model):

@@ -13,7 +13,7 @@ from gpukeras.autograd.tensor import Tensor
 from gpukeras.backend import devices, memory, process
 from gpukeras.training import captures, recordings, shortage
 
-__all__ = ["call", "fed", "test", "train", "undoable"]
+__all__ = ["call", "fed", "own", "test", "train", "undoable"]
 
 undoable = transaction
 
@@ -275,6 +275,16 @@ def fed(kind, model, batch):
         _check_home(model)
         raise
     return _again(kind, function, model, *batch, failure=failure)
+
+
+def own(model, method, data, batch):
+    """What a method of the user's in the place of a step returns for a batch, of which `data` is what it is given."""
+    if devices.default_module() is np:
+        return method(data)
+    steps = captures.steps_of(model)
+    result = method(data)
+    captures.tell_of_own(model, method, batch, steps)
+    return result
 
 
 def _loss_of(model, x, y, y_pred, sample_weight, training):

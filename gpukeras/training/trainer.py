@@ -75,7 +75,7 @@ class Trainer(_LayerBelow):
                 False: never. On a GPU, the third step of a kind and shape is recorded as a CUDA graph and launched
                 from then on, code of the user's included: as wherever Keras compiles, its Python runs no more until a
                 setting changes. A step that reads the device cannot be recorded, and a warning says which line does;
-                a `train_step` that does not end in the model's own runs as it is written.
+                a `train_step` that does not end in the model's own runs as it is written, and a warning says so.
                 Elsewhere it is the list of the ops that is run again: with "auto" where all code is the library's,
                 with True also where it is the user's, which then must do nothing but call ops.
             auto_scale_loss: Whether a mixed_float16 model gets a loss-scaling optimizer.
@@ -341,7 +341,7 @@ class Trainer(_LayerBelow):
         x, y, sample_weight = batch
         data = (x, y, sample_weight) if sample_weight is not None else (x, y) if y is not None else (x,)
         with step.undoable():
-            return method(data)
+            return step.own(self, method, data, (x, y, sample_weight))
 
     def _logs_of(self, result):
         """A function that reads the logs from the device, for those who ask."""
@@ -470,9 +470,8 @@ class Trainer(_LayerBelow):
                 return step.fed("predict", self, batch)
             return step.call(self, batch[0], training=False)
         x, y, sample_weight = batch
-        return self.predict_step(
-            (x, y, sample_weight) if sample_weight is not None else (x, y) if y is not None else (x,)
-        )
+        data = (x, y, sample_weight) if sample_weight is not None else (x, y) if y is not None else (x,)
+        return step.own(self, self.predict_step, data, (x, y, sample_weight))
 
     # --- Single batches -----------------------------------------------------------------------------------
 

@@ -240,6 +240,38 @@ class TestWhatCannotBeRecorded:
             np.testing.assert_array_equal(a, b)
 
 
+class OwnSteps(keras.Sequential):
+    """Steps of the user's own: one that does all itself, two that leave it to the library's."""
+
+    def train_step(self, data):
+        x, y = data
+        with keras.GradientTape() as tape:
+            loss = self.compute_loss(x=x, y=y, y_pred=self(x, training=True))
+        self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+        return {"loss": loss}
+
+    def test_step(self, data):
+        return super().test_step(data)
+
+    def predict_step(self, data):
+        return super().predict_step(data)
+
+
+def test_steps_of_the_users_own_are_told_of_where_they_run_eagerly(gpu):
+    model = OwnSteps([keras.Input((12,)), layers.Dense(3)])
+    model.compile("sgd", "mse")
+    x, y = on(X), on(X[:, :3])
+    with pytest.warns(
+        UserWarning, match=r"OwnSteps.train_step runs without CUDA graphs: .* super\(\).train_step"
+    ) as caught:
+        model.fit(x, y, batch_size=11, epochs=3, verbose=0)
+    assert len(caught) == 1 and not gpu.names().count("launch")
+    for _ in range(3):  # without a word
+        model.evaluate(x, y, batch_size=11, verbose=0)
+        model.predict(x, batch_size=11, verbose=0)
+    assert gpu.names().count("launch")
+
+
 def read_if_tensor(x):
     return float(ops.max(x)) if hasattr(x, "array") else 1.0
 
