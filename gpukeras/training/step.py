@@ -277,13 +277,15 @@ def fed(kind, model, batch):
     return _again(kind, function, model, *batch, failure=failure)
 
 
-def own(model, method, data, batch):
-    """What a method of the user's in the place of a step returns for a batch, of which `data` is what it is given."""
+def own(model, method, batch):
+    """What a method of the user's in the place of a step returns for a batch, of which it is given what is there."""
+    x, y, sample_weight = batch
+    data = (x, y, sample_weight) if sample_weight is not None else (x, y) if y is not None else (x,)
     if devices.default_module() is np:
         return method(data)
     steps = captures.steps_of(model)
     result = method(data)
-    captures.tell_of_own(model, method, batch, steps)
+    captures.tell_of_own(model, method, data, steps)
     return result
 
 

@@ -338,10 +338,8 @@ class Trainer(_LayerBelow):
         """One step: by the model's own method where a class overrides it, which returns the logs."""
         if method.__func__ is default:
             return step.fed(plain.__name__, self, batch) if type(batch) is RowsBatch else plain(self, *batch)
-        x, y, sample_weight = batch
-        data = (x, y, sample_weight) if sample_weight is not None else (x, y) if y is not None else (x,)
         with step.undoable():
-            return step.own(self, method, data, (x, y, sample_weight))
+            return step.own(self, method, batch)
 
     def _logs_of(self, result):
         """A function that reads the logs from the device, for those who ask."""
@@ -469,9 +467,7 @@ class Trainer(_LayerBelow):
             if type(batch) is RowsBatch:
                 return step.fed("predict", self, batch)
             return step.call(self, batch[0], training=False)
-        x, y, sample_weight = batch
-        data = (x, y, sample_weight) if sample_weight is not None else (x, y) if y is not None else (x,)
-        return step.own(self, self.predict_step, data, (x, y, sample_weight))
+        return step.own(self, self.predict_step, batch)
 
     # --- Single batches -----------------------------------------------------------------------------------
 
