@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from gpukeras.backend import blas, cuda, devices, threads
-from gpukeras.kernels import blocks
+from gpukeras.kernels import blocks, lines
 from gpukeras.kernels.kernel import kernel
 
 __all__ = ["MANY_ROWS", "finish_on_gpu", "linear", "linear_gradients", "ones", "sum_of_rows"]
@@ -75,8 +75,8 @@ def linear(x, kernel, bias=None, is_rectified=False):
 def linear(x, kernel, bias=None, is_rectified=False):
     y = None
     if bias is not None:
-        y = blas.finished_matmul(x, kernel, "relu_bias" if is_rectified else "bias", bias)
-    return finish_on_gpu(blas.matmul(x, kernel), bias, is_rectified) if y is None else y
+        y = lines.matmul(x, kernel, epilogue="relu_bias" if is_rectified else "bias", vector=bias)
+    return finish_on_gpu(lines.matmul(x, kernel), bias, is_rectified) if y is None else y
 
 
 def finish_on_gpu(y, bias, is_rectified):
@@ -167,13 +167,10 @@ def linear_gradients(x, dy, places=(None, None), has_bias=True):
     if has_bias:
         if dbias is None or dbias.dtype != dtype:
             dbias = devices.array_module(x).empty(dy.shape[1], dtype)
-        made = blas.finished_matmul(x.T, dy, "sum_of_b", dbias, dkernel)
+        made = lines.matmul(x.T, dy, dkernel, "sum_of_b", dbias)
         if made is not None:
             return made, dbias
-    if dkernel is None:
-        dkernel = blas.matmul(x.T, dy)
-    else:
-        blas.scaled_matmul(x.T, dy, dkernel)
+    dkernel = lines.matmul(x.T, dy, dkernel)
     if not has_bias:
         return dkernel, None
     dbias[...] = sum_of_rows(devices.array_module(dy).ascontiguousarray(dy))
