@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from gpukeras.backend import cudnn
+from gpukeras.kernels import convolution
 
 
 class cudnnGraphNotSupportedError(RuntimeError):  # the library's own name
@@ -48,11 +49,12 @@ def launch(function):
 
 
 def install(monkeypatch, launch=launch):
-    """Make this module the library that `gpukeras.backend.cudnn` finds, within a test."""
+    """Make this module the library that `gpukeras.backend.cudnn` finds, within a test, for convolutions of any size."""
     library = sys.modules[__name__]
     monkeypatch.setattr(cudnn, "_library", lambda: library)
     for name, value in (("graphs", []), ("streams", []), ("refused", set()), ("launch", launch)):
         monkeypatch.setattr(library, name, value)
+    monkeypatch.setattr(convolution, "_LEAST_FOR_CUDNN", dict.fromkeys(convolution._LEAST_FOR_CUDNN, 0))
     monkeypatch.setattr(cudnn, "_refusals", {})
     monkeypatch.setattr(cudnn, "_planned", functools.lru_cache(cudnn._planned.__wrapped__))
     monkeypatch.setattr(cudnn, "_handle", functools.cache(cudnn._handle.__wrapped__))

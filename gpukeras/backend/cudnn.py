@@ -35,6 +35,7 @@ __all__ = [
 
 _FRONTEND = (1, 22), (1, 27)  # from, and up to without: later ones bring half a gigabyte along
 _OLDEST = 90500  # cuDNN 9.5
+_NEW_FRONTEND, _FOR_NEW_FRONTEND = (1, 24), 92200  # what it sets for attention's gradients, cuDNN knows from 9.22 on
 
 _TYPES = {"float16": "HALF", "bfloat16": "BFLOAT16", "float32": "FLOAT"}
 _ALIGNMENT = 16  # bytes that divide every address
@@ -77,7 +78,14 @@ def version_or_reason():
         version = importlib.import_module("cudnn").backend_version()
     except Exception as error:  # whatever its loader or its extension module raises
         return f"cuDNN itself cannot be loaded ({str(error).partition(chr(10))[0]}); {cure}"
-    return version if version >= _OLDEST else f"cuDNN {version} is older than 9.5; {cure}"
+    if version < _OLDEST:
+        return f"cuDNN {version} is older than 9.5; {cure}"
+    if release >= _NEW_FRONTEND and version < _FOR_NEW_FRONTEND:
+        return (
+            f"nvidia-cudnn-frontend {frontend} is for cuDNN 9.22 and newer, but cuDNN is {version}; "
+            f"pip install 'nvidia-cudnn-frontend<1.24'"
+        )
+    return version
 
 
 @functools.cache

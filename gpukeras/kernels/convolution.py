@@ -40,6 +40,10 @@ _CUDA = cuda.Source("convolution")
 # Columns that a GPU makes take at most so many bytes; more images than fit go one part after the other.
 _MOST_COLUMNS = 256 << 20
 
+# Multiply-adds from which on cuDNN's engines were the faster ones on an H200, for 1 to 512 channels. Below they lose to
+# the launches that come with them, which convert and clear arrays, most of all for the kernel's gradient.
+_LEAST_FOR_CUDNN = {"forward": 1 << 28, "input_gradient": 1 << 28, "kernel_gradient": 1 << 30}
+
 # Below so many elements the bias is added in one plain pass.
 _SMALL = 1 << 13
 # Elements from which on all threads take part in the rectifier's gradient.
@@ -75,7 +79,8 @@ def convolve(x, weights, windows, bias=None, is_rectified=False):
 
 @convolve.cuda(strided=("weights",))
 def convolve(x, weights, windows, bias=None, is_rectified=False):
-    if not windows.is_pointwise and (y := cudnn.convolve(x, weights, windows)) is not None:
+    is_for_cudnn = _is_for_cudnn("forward", x, weights.size, windows)
+    if is_for_cudnn and (y := cudnn.convolve(x, weights, windows)) is not None:
         return finish_on_gpu(y, bias, is_rectified)
     if not _is_for_gpu(x, windows):
         return NotImplemented
@@ -137,7 +142,8 @@ def convolve_input_gradient(dy, weights, windows, groups, bias=None, is_rectifie
 
 @convolve_input_gradient.cuda(strided=("dy", "weights"))
 def convolve_input_gradient(dy, weights, windows, groups, bias=None, is_rectified=False):
-    if not windows.is_pointwise and (dx := cudnn.input_gradient(dy, weights, windows, groups)) is not None:
+    is_for_cudnn = _is_for_cudnn("input_gradient", dy, weights.size, windows)
+    if is_for_cudnn and (dx := cudnn.input_gradient(dy, weights, windows, groups)) is not None:
         return finish_on_gpu(dx, bias, is_rectified)
     channels = groups * weights.shape[-2]
     dx = devices.array_module(dy).empty((dy.shape[0], *windows.space, channels), dy.dtype)
@@ -187,7 +193,9 @@ def convolve_kernel_gradient(x, dy, windows, groups, out=None):
 
 @convolve_kernel_gradient.cuda(strided=("dy",), wide=("out",))
 def convolve_kernel_gradient(x, dy, windows, groups, out=None):
-    if not windows.is_pointwise and (d := cudnn.kernel_gradient(x, dy, windows, groups, out)) is not None:
+    size = windows.count * x.shape[-1] // groups * dy.shape[-1]
+    is_for_cudnn = _is_for_cudnn("kernel_gradient", x, size, windows)
+    if is_for_cudnn and (d := cudnn.kernel_gradient(x, dy, windows, groups, out)) is not None:
         return d
     if not x.size or not _is_for_gpu(x, windows):
         return NotImplemented
@@ -404,6 +412,11 @@ def _whole_columns(x, windows, groups):
 def _product(a, b):
     """a · b for each group; one group's matrices need no product in batches."""
     return blas.matmul(a[0], b[0])[None] if len(a) == 1 else blas.matmul(a, b)
+
+
+def _is_for_cudnn(kind, x, size, windows):
+    """Whether a convolution of a batch x or dy with so many weights is no plain product, and large enough for cuDNN."""
+    return not windows.is_pointwise and len(x) * math.prod(windows.grid) * size >= _LEAST_FOR_CUDNN[kind]
 
 
 def _is_for_gpu(x, windows):

@@ -252,6 +252,15 @@ def test_a_model_trains_alike_eagerly_captured_and_without_cudnn(gpu_with_cudnn,
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+def test_small_convolutions_are_left_to_the_kernels(gpu_with_cudnn, monkeypatch, rng):
+    x, y = rng.standard_normal((8, 7, 7, 2)).astype("float32"), rng.standard_normal((8, 1)).astype("float32")
+    monkeypatch.setattr(
+        convolution, "_LEAST_FOR_CUDNN", {"forward": 1, "input_gradient": 1, "kernel_gradient": 1 << 30}
+    )
+    trained(convolutional, x, y)
+    assert {"conv_fprop", "conv_dgrad"} == set(operations(fake_cudnn))
+
+
 def attending():
     inputs = keras.Input((6, 16))
     y = keras.layers.MultiHeadAttention(2, 8)(inputs, inputs, use_causal_mask=True)
@@ -325,6 +334,11 @@ def missing():
             r"cannot be loaded \(Unable to find symbol cudnnGetVersion\); pip install nvidia-cudnn-cu12",
         ),
         ("1.22.1", lambda: 90100, "cuDNN 90100 is older than 9.5; pip install nvidia-cudnn-cu12"),
+        (
+            "1.24.0",
+            lambda: 92100,
+            r"1.24.0 is for cuDNN 9.22 .* cuDNN is 92100; pip install 'nvidia-cudnn-frontend<1.24'",
+        ),
     ],
 )
 def test_what_is_missing_is_said_with_its_cure(frontend, answer, reason, versions):
@@ -335,9 +349,10 @@ def test_what_is_missing_is_said_with_its_cure(frontend, answer, reason, version
     assert cudnn._library() is None
 
 
-def test_what_is_there_is_used(versions):
-    versions("1.26.0", lambda: 91002)
-    assert cudnn.version_or_reason() == 91002
+@pytest.mark.parametrize(("frontend", "version"), [("1.23.0", 91002), ("1.26.0", 92200)])
+def test_what_is_there_is_used(frontend, version, versions):
+    versions(frontend, lambda: version)
+    assert cudnn.version_or_reason() == version
     assert cudnn._library() is sys.modules["cudnn"]
 
 
