@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 
 from bench import gpu_check, gpu_kernels, gpu_products, gpu_steps, machine
+from bench.gpu_models import MODELS
 from bench.gpu_shared import Bench, one_line
 from gpukeras.backend import devices
 
@@ -124,6 +125,7 @@ def run_apart(name, options, limit):
         file = Path(folder) / "report.json"
         command = [sys.executable, "-m", "bench.gpu", name, "--together", "--json", str(file)]
         command += ["--seconds", str(options.seconds), "--limit", str(limit), *(["--tiny"] if options.tiny else [])]
+        command += ["--models", options.models] if options.models else []
         try:
             status = subprocess.run(command, cwd=machine.ROOT, timeout=limit + 60).returncode
         except subprocess.TimeoutExpired:
@@ -151,6 +153,7 @@ def main(arguments=None):
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)}; default: all")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, to see that it works")
     parser.add_argument("--json", metavar="FILE", help="where the figures are written")
+    parser.add_argument("--models", help="some of the models whose steps are timed, such as mlp,lstm; default: all")
     parser.add_argument("--seconds", type=float, default=0.5, help="length of each timing")
     parser.add_argument("--limit", type=float, default=540, help="seconds after which what has not begun is left out")
     parser.add_argument("--together", action="store_true", help="all parts in this process")
@@ -158,6 +161,10 @@ def main(arguments=None):
     for name in options.parts:
         if name not in PARTS:
             parser.error(f"{name!r} is none of {', '.join(PARTS)}")
+    models = options.models and options.models.split(",")
+    for name in models or ():
+        if name not in MODELS:
+            parser.error(f"{name!r} is none of the models {', '.join(MODELS)}")
     reason = reason_against()
     if reason is not None:
         print(f"bench.gpu needs a GPU that CuPy can compute on: {reason}")
@@ -172,7 +179,7 @@ def main(arguments=None):
         if options.json:
             Path(options.json).write_text(json.dumps(_finite(report), indent=1) + "\n", encoding="utf-8")
 
-    bench = Bench(options.tiny, options.seconds, options.limit) if options.together else None
+    bench = Bench(options.tiny, options.seconds, options.limit, models) if options.together else None
     if bench is None:
         print(", ".join(f"{name} {value}" for name, value in facts.items()), flush=True)
     for name in names:

@@ -128,10 +128,12 @@ class Bench:
         is_tiny: Sizes at which a CUDA made of NumPy is fast enough for a test.
         seconds: Length of each timing.
         limit: Seconds after which what has not begun is left out.
+        models: Names of the models whose steps are timed; None for all.
     """
 
-    def __init__(self, is_tiny=False, seconds=0.5, limit=math.inf):
+    def __init__(self, is_tiny=False, seconds=0.5, limit=math.inf, models=None):
         self.is_tiny = is_tiny
+        self.models = models
         self.seconds = seconds
         self.deadline = time.monotonic() + limit
         self.xp: Any = devices.default_module()

@@ -1,7 +1,8 @@
 """Training steps: eager and captured, beside PyTorch and JAX. The losses of each engine are compared first.
 
-A step is forward, backward and update of a batch that lies on the device, without the way of the data and without
-metrics but the mean loss. Products of float32 are made in TF32 by all engines, as is gpukeras's default and JAX's.
+A step is forward, backward and update of a batch, with no metrics but the mean loss. The data lie on the device: the
+peers compute on one batch where it lies, gpukeras takes its rows out of more of them, as `fit` does. Products of
+float32 are made in TF32 by all engines, as is gpukeras's default and JAX's.
 
 What is timed must have been right: from the same weights, at a size that NumPy can be asked about (`gpu_models`) and
 without TF32, the losses of four steps are held against NumPy's in float64; and at full size the first four losses of
@@ -9,17 +10,19 @@ each engine against those of the first one. What has not passed has no time.
 """
 
 import contextlib
+import itertools
 
 import numpy as np
 
 import gpukeras as keras
-from bench import gpu_jax, gpu_torch, workloads
+from bench import gpu_jax, gpu_shared, gpu_torch, workloads
 from bench.gpu_models import MODELS
 from bench.gpu_products import torch_clock
 from bench.gpu_shared import Part, tf32, wall_clock, with_cudnn
+from gpukeras.autograd.symbolic import map_structure
 from gpukeras.backend import cudnn, devices
 from gpukeras.training import captures, step
-from gpukeras.training.data import to_batch
+from gpukeras.training.data import RowsBatch, open_data
 
 __all__ = ["PART", "WrongError", "relative_differences"]
 
@@ -33,6 +36,8 @@ TOLERANCES = {"float32": (1e-4, 1e-3), "mixed_bfloat16": (3e-2, 0.15)}
 # PyTorch adds the optimizers' epsilon elsewhere: in the first steps as much as small gradients are.
 TOLERANCE_OF_TORCH = 0.05
 TOLERANCES_AT_FULL_SIZE = 3e-2, 0.15  # with TF32 or in 16 bits, between two engines
+
+BATCHES = 8  # of an epoch that is timed
 
 
 class WrongError(Exception):
@@ -50,7 +55,8 @@ def run(bench):
         cells = {"model": name, "type": policy, "engine": engine}
         return bench.row(cells, lambda: function(bench, judge, name, policy, *arguments))
 
-    for name in MODELS:
+    names = [name for name in MODELS if bench.models is None or name in bench.models]
+    for name in names:
         for policy in POLICIES:
             yield row("losses", _agree, name, policy)
             for way, settings in WAYS.items():
@@ -60,11 +66,11 @@ def run(bench):
             if torch is not None:
                 yield row("losses, torch", _torch_agrees, name, policy, torch)
                 yield row("torch eager", _torch, name, policy, torch, False)
-    for name in MODELS if jax is not None else ():  # what compiles for up to minutes each, after all else
+    for name in names if jax is not None else ():  # what compiles for up to minutes each, after all else
         for policy in POLICIES:
             yield row("losses, jax", _jax_agrees, name, policy, jax)
             yield row("jax jit", _jax, name, policy, jax)
-    for name in MODELS if torch is not None else ():
+    for name in names if torch is not None else ():
         for policy in POLICIES:
             yield row(COMPILED, _torch, name, policy, torch, True)
 
@@ -162,21 +168,44 @@ def _agree(bench, judge, name, policy):
 
 
 def _timed(bench, judge, name, policy, settings):
-    """A step through `training.step`, as `fit` calls it."""
+    """A step through `training.step`, as `fit` calls it for data on the device."""
     judge.require("gpukeras", name, policy)
     workload = _opened(name, "tiny" if bench.is_tiny else "full", policy, **settings)
-    model, batch = workload.model, to_batch((workload.x, workload.y))
-    judge.compare(name, [_loss_of_step(model, batch) for _ in range(4)])  # which build, write down, record
-    cells = _cells(bench.time(lambda: step.train(model, *batch)), workload)
+    model, data = workload.model, _repeated(workload)
+    batches = itertools.islice(data.epoch(), 4)
+    judge.compare(name, [_loss_of_step(model, batch) for batch in batches])  # which build, write down, record
+
+    def epoch():
+        for batch in data.epoch():
+            _step(model, batch)
+
+    cells = _cells(gpu_shared.Timing(*[seconds / BATCHES for seconds in bench.time(epoch)]), workload)
     reasons = [graph.reason for graph in captures.graphs_of(model) if graph.reason]
     captures.forget(model)  # a graph holds the memory of a step
     keras.utils.clear_session()
     return cells | ({"note": f"not captured: {reasons[0]}"} if reasons else {})
 
 
+def _repeated(workload):
+    """The data of an epoch of `BATCHES` steps, on the device: each batch is the workload's."""
+
+    def repeat(array):
+        return devices.to_device(np.tile(array, (BATCHES, *[1] * (array.ndim - 1))))
+
+    x, y = map_structure(repeat, (workload.x, workload.y))
+    return open_data(x, y, batch_size=workload.batch_size)
+
+
+def _step(model, batch):
+    if type(batch) is RowsBatch:
+        step.fed("train", model, batch)
+    else:
+        step.train(model, *batch)
+
+
 def _loss_of_step(model, batch):
     model.reset_metrics()
-    step.train(model, *batch)
+    _step(model, batch)
     return float(model.get_metrics_result()["loss"])
 
 

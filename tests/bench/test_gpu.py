@@ -59,6 +59,12 @@ def test_an_unknown_part_is_refused(capsys):
     assert "'graphics' is none of check, kernels" in capsys.readouterr().err
 
 
+def test_an_unknown_model_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["steps", "--models", "mlp,vgg"])
+    assert "'vgg' is none of the models mlp, convnet" in capsys.readouterr().err
+
+
 class TestWhatIsBroken:
     """It is a line of the report, and the rest goes on."""
 
