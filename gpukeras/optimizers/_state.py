@@ -9,13 +9,14 @@ from gpukeras import registry
 from gpukeras.autograd.tensor import Variable, convert_to_array
 from gpukeras.backend import devices, dtypes
 from gpukeras.configurable import Configurable
+from gpukeras.optimizers._settings import Watched, count_setting
 
 __all__ = ["State"]
 
 _NUMBERS = {"zeros": 0.0, "ones": 1.0}  # initializers that fill a slot with one number
 
 
-class State(Configurable):
+class State(Watched, Configurable):
     """The half of `Optimizer` that owns variables.
 
     A Variable, or a list of them, that is set as an attribute belongs to the optimizer.
@@ -35,10 +36,11 @@ class State(Configurable):
         for item in value if isinstance(value, (list, tuple)) else (value,):
             if isinstance(item, Variable):
                 self._track(item)
-        object.__setattr__(self, name, value)
+        super().__setattr__(name, value)
 
     def _set_private(self, **attributes):
         """Attributes that may hold model variables, which are not the optimizer's own."""
+        count_setting()
         for name, value in attributes.items():
             object.__setattr__(self, name, value)
 

@@ -11,6 +11,7 @@ from gpukeras import registry
 from gpukeras.autograd.tensor import Tensor, convert_to_array
 from gpukeras.backend import devices, dtypes
 from gpukeras.configurable import Configurable, serialize
+from gpukeras.optimizers._settings import Watched
 from gpukeras.registry import register
 
 __all__ = [
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 
-class LearningRateSchedule(Configurable):
+class LearningRateSchedule(Watched, Configurable):
     """Base of all schedules; define ``__call__(step)`` for one of your own.
 
     Example:

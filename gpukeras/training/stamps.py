@@ -1,13 +1,12 @@
 """What a step that is kept, as a list of ops or as a graph, takes for granted."""
 
-import re
+import operator
 
 from gpukeras.backend.cublaslt import is_tf32_enabled
 from gpukeras.backend.cudnn import is_cudnn_enabled
 from gpukeras.backend.dtypes import epsilon, floatx
 from gpukeras.layers._tracking import last_set, stamp_of
-from gpukeras.optimizers.base import Optimizer
-from gpukeras.optimizers.schedules import LearningRateSchedule
+from gpukeras.optimizers._settings import settings_of
 
 __all__ = ["Stamp"]
 
@@ -29,7 +28,7 @@ class Stamp:
     def __init__(self, model, variables, optimizer=None):
         self.state, self.settings = stamp_of(model)
         self._of_process = epsilon(), floatx(), is_tf32_enabled(), is_cudnn_enabled()
-        self._of_optimizer = None if optimizer is None else _settings_of(optimizer)
+        self._of_optimizer = None if optimizer is None else settings_of(optimizer)
         self._objects = model._compile_loss, model._compile_metrics, optimizer  # kept: an id alone may come again
         self._variables = variables
 
@@ -39,7 +38,7 @@ class Stamp:
             and self.settings == other.settings
             and self.state == other.state
             and self._of_process == other._of_process
-            and self._of_optimizer == other._of_optimizer
+            and (self._of_optimizer is other._of_optimizer or self._of_optimizer == other._of_optimizer)
             and _are_same(self._objects, other._objects)
             and _are_same(self._variables, other._variables)
         )
@@ -61,21 +60,4 @@ class Stamp:
 
 
 def _are_same(some, others):
-    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
-
-
-def _settings_of(thing):
-    """By name, what an optimizer was set to, the optimizer that it wraps, and the schedule that it follows."""
-    found = {}
-    for name, value in vars(thing).items():
-        if value is None or isinstance(value, _CONSTANTS):
-            found[name] = value
-        elif isinstance(value, (Optimizer, LearningRateSchedule)):
-            found[name] = value, _settings_of(value)
-        elif isinstance(value, (list, tuple)) and all(isinstance(item, _NUMBERS) for item in value):
-            found[name] = tuple(value)
-    return found
-
-
-_NUMBERS = int, float
-_CONSTANTS = int, float, str, frozenset, re.Pattern
+    return len(some) == len(others) and all(map(operator.is_, some, others))
