@@ -1,7 +1,8 @@
 """Large matrix products on a GPU whose lines do not begin at multiples of 16 bytes, such as those of 50257 columns.
 
-cuBLASLt's fast algorithms read and write 16 bytes at a time: on an H200 products took four to six times as long without
-them. Copies whose lines are a little farther apart cost a tenth of what they spare, where all three sides are long.
+cuBLASLt's fast algorithms want sizes whose lines are multiples of 16 bytes: on an H200 other products took four to six
+times as long. Copies with zeros at the ends of the lines cost a tenth of what they spare where all three sides are
+long.
 """
 
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from gpukeras.backend import blas, cuda, devices
 from gpukeras.kernels.kernel import kernel
 
-__all__ = ["copy_lines", "matmul"]
+__all__ = ["fit_lines", "matmul"]
 
 _CUDA = cuda.Source("lines")
 
@@ -18,64 +19,42 @@ _MANY = 1 << 31  # multiply-adds
 
 
 @kernel
-def copy_lines(out, x):
-    """out ← x.
-
-    Shapes:
-        x (rows, columns), out alike  ->  the lines of both may be any distance apart
-    """
-    out[...] = x
-
-
-@copy_lines.cuda(strided=("out", "x"))
-def copy_lines(out, x):
-    if not (_has_lines(out) and _has_lines(x)):
-        return NotImplemented
-    steps = [array.strides[0] // array.dtype.itemsize if len(array) > 1 else 0 for array in (x, out)]
-    _CUDA.rows("copy_lines", out, *x.shape, steps[0], _from_start(x), steps[1], _from_start(out))
-    return None
+def fit_lines(out, x):
+    """out[i, j] ← x[i, j] for the rows and columns that both have, 0 for those that x does not have."""
+    rows, columns = min(len(x), len(out)), min(x.shape[1], out.shape[1])
+    out[rows:] = 0
+    out[:rows, columns:] = 0
+    out[:rows, :columns] = x[:rows, :columns]
 
 
-@copy_lines.samples
-def copy_lines(random, dtype):
-    for rows, columns, distance in ((5, 37, 40), (3, 1100, 1104), (1, 8, 16), (0, 4, 8), (4, 3, 11), (6, 64, 64)):
-        yield random((rows, distance), dtype)[:, :columns], random((rows, columns), dtype)
-        yield random((rows, columns), dtype), random((rows, distance), dtype)[:, :columns]
-        yield random((rows, distance), dtype)[:, :columns], random((rows, distance + 3), dtype)[:, 3 : columns + 3]
+@fit_lines.cuda
+def fit_lines(out, x):
+    _CUDA.rows("fit_lines", out, *out.shape, *x.shape, x, out)
 
 
-def _has_lines(x):
-    """Whether the numbers of each line lie side by side, and lines one after the other."""
-    size = x.dtype.itemsize
-    return (x.shape[1] < 2 or x.strides[1] == size) and (
-        len(x) < 2 or (x.strides[0] >= x.shape[1] * size and x.strides[0] % size == 0)
-    )
-
-
-def _from_start(x):
-    """The memory of a matrix from its first number on, as a contiguous array, which is what a pointer stands for."""
-    return x[:1, :1].reshape(-1)
+@fit_lines.samples
+def fit_lines(random, dtype):
+    for shape, x_shape in (
+        ((5, 40), (5, 37)),
+        ((5, 37), (5, 40)),
+        ((8, 1104), (3, 1100)),
+        ((3, 1101), (8, 1104)),
+        ((4, 8), (4, 5)),
+        ((2, 16), (2, 16)),
+        ((3, 3), (2, 1)),
+        ((3, 8), (0, 8)),
+        ((0, 8), (3, 8)),
+    ):
+        yield random(shape, dtype), random(x_shape, dtype)
 
 
 def matmul(a, b, out=None, epilogue=None, vector=None) -> Any:
     """a · b, in `out` where that is given, with an `epilogue` and its vector as `gemm.matmul` has them.
 
-    None where there is no product with that epilogue; then nothing was computed.
+    None where there is no such product with that epilogue; then nothing was computed.
     """
     if _pays(a, b):
-        lines = _with_distance(devices.array_module(a), (len(a), b.shape[1]), a.dtype if out is None else out.dtype)
-        a, b = _padded(a), _padded(b)
-        if _product(a, b, lines, epilogue, vector) is None:
-            return None
-        if lines.flags.c_contiguous and out is None:
-            return lines
-        out = devices.array_module(a).empty(lines.shape, lines.dtype) if out is None else out
-        copy_lines(out, lines)
-        return out
-    return _product(a, b, out, epilogue, vector)
-
-
-def _product(a, b, out, epilogue, vector):
+        return None if epilogue is not None else _matmul_of_copies(a, b, out)
     if epilogue is not None:
         return blas.finished_matmul(a, b, epilogue, vector, out)
     if out is None:
@@ -85,30 +64,48 @@ def _product(a, b, out, epilogue, vector):
 
 
 def _pays(a, b):
-    """Whether copies of a, b or their product are worth it."""
+    """Whether lines of a, of b or of their product end within 16 bytes, and copies are worth it."""
     rows, inner, columns = *a.shape, b.shape[1]
     if min(rows, inner, columns) < _LONG or rows * inner * columns < _MANY or a.dtype.itemsize > 4:
         return False
-    return not (_is_aligned(a) and _is_aligned(b) and columns % cuda.lanes(a.dtype) == 0)
+    return any(size % cuda.lanes(a.dtype) for size in (_line(a), _line(b), columns))
 
 
-def _is_aligned(x):
-    """Whether lines, the rows or the columns of x, are a multiple of 16 bytes apart."""
-    return max(x.strides) % 16 == 0
+def _line(x):
+    """The length of a matrix's lines, which are its rows or its columns."""
+    return x.shape[0] if _is_by_columns(x) else x.shape[1]
 
 
-def _padded(x):
-    """x, or a copy whose lines begin where they can be read by 16 bytes."""
-    if _is_aligned(x):
-        return x
-    if x.strides[0] < x.strides[1]:
-        return _padded(x.T).T
-    lines = _with_distance(devices.array_module(x), x.shape, x.dtype)
-    copy_lines(lines, x)
-    return lines
+def _is_by_columns(x):
+    return x.strides[0] < x.strides[1]
 
 
-def _with_distance(xp, shape, dtype):
-    """An empty matrix whose lines begin at multiples of 16 bytes."""
+def _matmul_of_copies(a, b, out):
+    xp, dtype = devices.array_module(a), a.dtype if out is None else out.dtype
+    rows, inner, columns = [_rounded_up(size, a.dtype) for size in (*a.shape, b.shape[1])]
+    # Only lines must be longer: rows of a that is by rows are as many as they are.
+    rows = rows if _is_by_columns(a) else a.shape[0]
+    made = xp.empty((rows, columns), dtype)
+    blas.scaled_matmul(_fitted(a, rows, inner), _fitted(b, inner, columns), made)
+    if made.shape == (len(a), b.shape[1]) and out is None:
+        return made
+    out = xp.empty((len(a), b.shape[1]), dtype) if out is None else out
+    fit_lines(out, made)
+    return out
+
+
+def _rounded_up(size, dtype):
     lanes = cuda.lanes(dtype)
-    return xp.empty((shape[0], -(-shape[1] // lanes) * lanes), dtype)[:, : shape[1]]
+    return -(-size // lanes) * lanes
+
+
+def _fitted(x, rows, columns):
+    """A matrix with zeros in more rows or columns, laid out alike."""
+    if x.shape == (rows, columns):
+        return x
+    if _is_by_columns(x):
+        return _fitted(x.T, columns, rows).T
+    xp = devices.array_module(x)
+    made = xp.empty((rows, columns), x.dtype)
+    fit_lines(made, xp.ascontiguousarray(x))
+    return made
