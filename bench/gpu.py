@@ -153,7 +153,7 @@ def main(arguments=None):
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)}; default: all")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, to see that it works")
     parser.add_argument("--json", metavar="FILE", help="where the figures are written")
-    parser.add_argument("--models", help="some of the models whose steps are timed, such as mlp,lstm; default: all")
+    parser.add_argument("--models", help="some whose steps are timed, also in one type: mlp,gpt2:mixed_bfloat16")
     parser.add_argument("--seconds", type=float, default=0.5, help="length of each timing")
     parser.add_argument("--limit", type=float, default=540, help="seconds after which what has not begun is left out")
     parser.add_argument("--together", action="store_true", help="all parts in this process")
@@ -161,10 +161,12 @@ def main(arguments=None):
     for name in options.parts:
         if name not in PARTS:
             parser.error(f"{name!r} is none of {', '.join(PARTS)}")
-    models = options.models and options.models.split(",")
-    for name in models or ():
+    models = options.models and [tuple(item.partition(":")[::2]) for item in options.models.split(",")]
+    for name, policy in models or ():
         if name not in MODELS:
             parser.error(f"{name!r} is none of the models {', '.join(MODELS)}")
+        if policy not in ("", *gpu_steps.POLICIES):
+            parser.error(f"{policy!r} is none of the types {', '.join(gpu_steps.POLICIES)}")
     reason = reason_against()
     if reason is not None:
         print(f"bench.gpu needs a GPU that CuPy can compute on: {reason}")

@@ -63,6 +63,17 @@ def test_an_unknown_model_is_refused(capsys):
     with pytest.raises(SystemExit):
         command.main(["steps", "--models", "mlp,vgg"])
     assert "'vgg' is none of the models mlp, convnet" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command.main(["steps", "--models", "mlp:float8"])
+    assert "'float8' is none of the types float32, mixed_bfloat16" in capsys.readouterr().err
+
+
+def test_steps_of_some_models(gpu, capsys, monkeypatch):
+    for module, name in ((gpu_torch, "import_torch"), (gpu_jax, "import_jax")):
+        monkeypatch.setattr(module, name, lambda: None)
+    assert command.main(["steps", "--models", "mlp:mixed_bfloat16", *QUICKLY]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "gpukeras" in line or "losses" in line]
+    assert {(row[0], row[1]) for row in rows} == {("mlp", "mixed_bfloat16")} and len(rows) == 3
 
 
 class TestWhatIsBroken:
