@@ -79,6 +79,7 @@ class Stream:
     def __init__(self, cuda, ptr, non_blocking):
         self.cuda, self.ptr, self.non_blocking = cuda, ptr, non_blocking
         self.recording = None
+        self.origin = None  # the stream whose recording this one has joined
         self.before = []
 
     def use(self):
@@ -98,22 +99,48 @@ class Stream:
 
     def record(self):
         self.cuda.note("record", self.ptr)
-        return ("event of", self.ptr)
+        return Event(self)
 
     def wait_event(self, event):
+        """As CUDA has it, a stream takes part in a recording from the first event of it on that it waits for.
+
+        What a branch launches is done as late as may be: when the others wait for it.
+        """
         self.cuda.note("wait_event", self.ptr, event)
+        if event.is_recorded and self.recording is None:
+            self.recording, self.origin = [], event.stream
+            event.stream.branches.append(self)
+        elif event.stream.origin is self:
+            self.recording.extend(event.stream.recording)
+            event.stream.recording.clear()
 
     def begin_capture(self):
         self.cuda.note("begin_capture", self.ptr)
         if not self.non_blocking:
             raise CUDARuntimeError("cudaErrorStreamCaptureImplicit")
-        self.recording = []
+        self.recording, self.branches = [], []
 
     def end_capture(self):
         assert self.recording is not None, "end_capture without begin_capture"
         recorded, self.recording = self.recording, None
         self.cuda.note("end_capture", self.ptr)
+        are_joined = not any(branch.recording for branch in self.branches)
+        for branch in self.branches:
+            branch.recording = branch.origin = None
+        if not are_joined:
+            raise CUDARuntimeError("cudaErrorStreamCaptureUnjoined")
         return Graph(self.cuda, recorded)
+
+
+class Event:
+    def __init__(self, stream):
+        self.stream = stream
+        self.is_recorded = stream.recording is not None
+
+    def __eq__(self, other):
+        return other == ("event of", self.stream.ptr)
+
+    __hash__ = None
 
 
 class Graph:

@@ -17,7 +17,7 @@ import threading
 import traceback
 from typing import Any
 
-__all__ = ["Graph", "GraphCache", "allocator", "stream"]
+__all__ = ["Graph", "GraphCache", "allocator", "aside", "stream"]
 
 
 def _cupy():
@@ -34,6 +34,7 @@ class _Streams(threading.local):
 
 _streams = _Streams()
 _allocators = threading.local()  # what was the thread's before that of a graph's own pool
+_branching = threading.local()  # the graph whose step runs in its pool, of which a part may become a branch
 
 
 def stream():
@@ -55,6 +56,42 @@ def stream():
 def allocator(cupy):
     """The allocator that the program has set, such as RMM's, also while a graph's own pool stands before it."""
     return getattr(_allocators, "outer", None) or cupy.cuda.get_allocator()
+
+
+def aside(function):
+    """Compute ``function()`` beside what the caller computes next, in a graph: as a branch of it, on a second stream.
+
+    Products of small arrays leave most of a GPU idle: two that do not need one another then take the time of one.
+
+    Args:
+        function: What it reads must not be written before the branch has been joined.
+
+    Returns:
+        A function of no arguments, to be called once, that joins the branch and returns what `function` did. The caller
+        must hold all that `function` reads until then: memory that is given back before would be used anew.
+    """
+    graph = getattr(_branching, "graph", None)
+    if graph is None:
+        result = function()
+        return lambda: result
+    _branching.graph = None  # a branch has none of its own
+    try:
+        before = _cupy().cuda.get_current_stream()
+        branch = graph.branch()
+        graph.events.append(before.record())
+        branch.wait_event(graph.events[-1])
+        with branch:
+            result = function()
+            done = branch.record()
+    finally:
+        _branching.graph = graph
+    graph.events.append(done)
+
+    def join():
+        before.wait_event(done)
+        return result
+
+    return join
 
 
 class Graph:
@@ -88,6 +125,14 @@ class Graph:
         self.pool: Any = None
         self.graph: Any = None
         self.outputs: Any = None
+        self.events = []  # between branches: one that is destroyed in the middle could end the recording
+        self._branch: Any = None
+
+    def branch(self):
+        """The stream of the branches."""
+        if self._branch is None:
+            self._branch = _cupy().cuda.Stream(non_blocking=True)
+        return self._branch
 
     def __call__(self):
         if self.function is None:
@@ -123,10 +168,12 @@ class Graph:
             cupy.get_default_memory_pool().free_all_blocks()
             self.pool = _new_pool(cupy)
         before, _allocators.outer = getattr(_allocators, "outer", None), allocator(cupy)
+        _branching.graph = self
         try:
             with cupy.cuda.using_allocator(self.pool.malloc):
                 return self.function()
         finally:
+            _branching.graph = None
             _allocators.outer = before
 
     def _record(self):
@@ -143,6 +190,7 @@ class Graph:
         except Exception as error:
             self.reason = f"{type(error).__name__}: {error} ({_place_of(error)})"
         finally:
+            self.events.clear()
             if was_enabled:
                 gc.enable()
             if self.reason is not None or self.graph is None:

@@ -195,6 +195,58 @@ def test_a_callers_stream_is_waited_for(cuda, step):
         assert ("launch", ours) not in order or order.index(("launch", ours)) == 2
 
 
+class TestBranches:
+    """A part of a step that is computed beside the rest."""
+
+    def test_outside_a_graph_it_is_computed_at_once(self, cuda):
+        order = []
+        join = graphs.aside(lambda: order.append("aside") or 7)
+        assert order == ["aside"] and join() == 7
+        assert cuda.names() == []
+
+    @pytest.mark.parametrize("is_joined", [True, False])
+    def test_in_a_graph_it_is_a_branch(self, cuda, is_joined):
+        launched, streams = [], []
+
+        def part(name):
+            streams.append((name, cuda.current.ptr))
+            cuda.kernel(lambda: launched.append(name))
+            return name
+
+        def step():
+            part("before")
+            join = graphs.aside(lambda: [part("aside"), graphs.aside(lambda: part("within"))()])
+            part("beside")
+            if is_joined:
+                assert join() == ["aside", "within"]
+                part("after")
+
+        graph = graphs.Graph(step)
+        graph()
+        assert len({stream for _, stream in streams}) == 1  # the first call runs without the graph's pool
+        graph()
+        del launched[:], streams[:]
+        graph()
+        if not is_joined:
+            assert "Unjoined" in graph.reason
+            return
+        assert graph.reason is None
+        assert launched == ["before", "beside", "aside", "within", "after"]
+        found = dict(streams)
+        assert found["aside"] == found["within"] != found["before"] == found["beside"] == found["after"]
+        graph()
+        assert len(launched) == 10 and len(streams) == 5
+
+    def test_one_that_fails_leaves_nothing_behind(self, cuda):
+        def fail():
+            raise READ_BACK
+
+        graph = graphs.Graph(lambda: graphs.aside(fail), warmup=1)
+        with pytest.raises(ValueError, match="a device value was read"):
+            graph()
+        assert graphs.aside(lambda: cuda.current.ptr)() == graphs.stream().ptr  # no longer the branch
+
+
 def test_outputs_of_every_form_are_copied(cuda):
     array = StrictArray(np.ones(2))
     outputs = {"loss": array, "parts": (array, [array, None])}
