@@ -15,7 +15,7 @@ import math
 
 import numpy as np
 
-from gpukeras.backend import blas, cuda, cudnn, devices, memory, threads
+from gpukeras.backend import blas, cuda, cudnn, devices, graphs, memory, threads
 from gpukeras.kernels import blocks, columns
 from gpukeras.kernels.activation import relu_backward
 from gpukeras.kernels.columns import join_matrices, matrices_of, mirrored, places_of, split
@@ -245,8 +245,9 @@ def convolve_gradients(x, dy, weights, windows, groups, out=None):
 
 @convolve_gradients.cuda(strided=("dy", "weights"), wide=("out",))
 def convolve_gradients(x, dy, weights, windows, groups, out=None):
+    join = graphs.aside(lambda: convolve_kernel_gradient(x, dy, windows, groups, out))
     dx = convolve_input_gradient(dy, weights, windows, groups)
-    return dx, convolve_kernel_gradient(x, dy, windows, groups, out)
+    return dx, join()
 
 
 @convolve_gradients.samples
@@ -274,7 +275,9 @@ def convolve_and_kernel_gradient(x, weights, dy, windows, groups, out=None):
 
 @convolve_and_kernel_gradient.cuda(strided=("weights", "dy"), wide=("out",))
 def convolve_and_kernel_gradient(x, weights, dy, windows, groups, out=None):
-    return convolve(x, weights, windows), convolve_kernel_gradient(x, dy, windows, groups, out)
+    join = graphs.aside(lambda: convolve_kernel_gradient(x, dy, windows, groups, out))
+    y = convolve(x, weights, windows)
+    return y, join()
 
 
 @convolve_and_kernel_gradient.samples

@@ -8,6 +8,7 @@ from gpukeras.autograd.op import op
 from gpukeras.autograd.scope import gradient_place
 from gpukeras.autograd.tensor import convert_to_array
 from gpukeras.backend import blas, devices
+from gpukeras.backend.graphs import aside
 from gpukeras.kernels import linear as kernels
 from gpukeras.kernels.activation import relu_backward
 from gpukeras.ops import elementwise, exponential, reduction, shaping
@@ -56,15 +57,19 @@ def linear(x, kernel, bias=None, /, is_rectified=False):
         drows = dy if dy.ndim == 2 else dy.reshape(-1, dy.shape[-1])
         if is_rectified:
             drows = relu_backward(drows, y)
-        dx = kernels.linear(drows, kernel.T).reshape(x.shape) if needs.x else None
-        dkernel = dbias = None
-        if needs.kernel:
-            at_kernel = gradient_place(kernel, rows, drows, takes_wider=True)
-            at_bias = gradient_place(bias, drows, takes_wider=True) if needs.bias else None
-            dkernel, dbias = kernels.linear_gradients(rows, drows, (at_kernel, at_bias), needs.bias)
-        elif needs.bias:
-            dbias = kernels.sum_of_rows(drows)
-        return dx, dkernel, dbias
+
+        def of_weights():
+            if needs.kernel:
+                at_kernel = gradient_place(kernel, rows, drows, takes_wider=True)
+                at_bias = gradient_place(bias, drows, takes_wider=True) if needs.bias else None
+                return kernels.linear_gradients(rows, drows, (at_kernel, at_bias), needs.bias)
+            return None, kernels.sum_of_rows(drows) if needs.bias else None
+
+        if not needs.x:
+            return None, *of_weights()
+        join = aside(of_weights)
+        dx = kernels.linear(drows, kernel.T).reshape(x.shape)
+        return dx, *join()
 
     return y if x.ndim == 2 else y.reshape(*x.shape[:-1], kernel.shape[-1]), backward
 
