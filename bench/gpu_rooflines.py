@@ -256,11 +256,11 @@ _OF_LAYERS = (
     Roofline(normalization.batch_scale_backward, 3, _batch_scale_backward),
     Roofline(dropout.dropout, 2, _dropout),
     Roofline(dropout.masked, 2, _masked, rest=1),
-    Roofline(loss.sparse_crossentropy_of_logits, 2, lambda a: (*a.matrices(1), a.labels())),
+    Roofline(loss.sparse_crossentropy_of_logits, 1, lambda a: (*a.matrices(1), a.labels())),
     Roofline(
         loss.sparse_crossentropy_of_logits_backward,
         2,
-        lambda a: (_positive_matrix(a), *_vectors(a, 1), a.labels(), a.many(1, a.rows)[0]),
+        lambda a: (*a.matrices(1), *_vectors(a, 2), a.labels(), a.many(1, a.rows)[0]),
     ),
     Roofline(loss.sparse_crossentropy, 1, lambda a: (_positive_matrix(a), a.labels(), 1e-7)),
     Roofline(  # of whose first argument nothing but the shape is used

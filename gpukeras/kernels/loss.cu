@@ -4,77 +4,65 @@
 
 #include "common.cuh"
 #include "labels.cuh"
+#include "rows.cuh"
 
 // --- Integer classes: a row for a warp or a block ----------------------------------------------------------------
 
-// y <- log sum exp x - x[label], 0 where the label is no class;  e <- exp(x - max x), total <- its sum over the row
-KERNEL sparse_crossentropy_of_logits(index rows, index columns, const real* x, const int8* label, int kind, real* y,
-                                     real* e, real* total) {
-  index row = row_of_threads(), n = row < rows ? columns : 0;  // all threads of a block meet
-  const real* x_row = row_of(x, row, columns);
-  real* e_row = row_of(e, row, columns);
-  wide largest = -infinity(), sum = 0;
-  auto put = [&](wide v, wide& out) { sum += out = exponential_to_real(v - largest); };
-  if (Held<HELD>::fits(columns) && are_aligned(x_row, e_row)) {
-    Held<HELD> held;
-    held.load(x_row, n);
-    in_held_row(held, [&](wide v) { largest = maximum(largest, v); });
-    largest = over_row<Maximum>(largest);
-    in_held_row(held, put, writes(e_row));
-  } else {
-    largest = row_maximum(n, x_row);
-    in_row(n, put, reads(x_row), writes(e_row));
-  }
-  sum = over_row<Sum>(sum);
+// largest <- max x, total <- sum of exp(x - largest) over the row
+// y <- log total - (x[label] - largest), 0 where the label is no class
+KERNEL sparse_crossentropy_of_logits(index rows, index columns, const real* x, const int8* label, int kind, wide* y,
+                                     wide* largest, wide* total) {
+  index row = row_of_threads();  // all threads of a block meet, those beyond the last row too
+  Exponentials e = exponentials_of_row(row < rows ? columns : 0, row_of(x, row, columns));
   if (threadIdx.x != 0 || row >= rows) return;
-  total[row] = to_real(sum);
+  largest[row] = e.largest;
+  total[row] = e.sum;
   Label l = label_of(label, kind, row, columns);
-  y[row] = to_real(l.is_class ? logarithm(sum) - (widen(x[l.place]) - largest) : wide(0));
+  y[row] = l.is_class ? logarithm(e.sum) - (widen(x[l.place]) - e.largest) : wide(0);
 }
 
-// dx <- scale dy (e / total - 1[label]), 0 for the rows whose label is no class
-KERNEL sparse_crossentropy_of_logits_backward(index rows, index columns, const real* e, const real* total,
-                                              const int8* label, int kind, const real* dy, int dy_step, wide scale,
-                                              real* dx) {
+// dx <- scale dy (exp(x - largest) / total - 1[label]), 0 for the rows whose label is no class
+KERNEL sparse_crossentropy_of_logits_backward(index rows, index columns, const real* x, const wide* largest,
+                                              const wide* total, const int8* label, int kind, const wide* dy,
+                                              int dy_step, wide scale, real* dx) {
   index row = row_of_threads();
   if (row >= rows) return;
   Label l = label_of(label, kind, row, columns);
-  wide d = l.is_class ? widen(dy[row * dy_step]) * scale : wide(0), share = d / widen(total[row]);
-  in_row(columns, [=](wide v, wide& out) { out = v * share; }, reads(row_of(e, row, columns)),
-         writes(row_of(dx, row, columns)));
+  wide most = largest[row], d = l.is_class ? dy[row * dy_step] * scale : wide(0), share = d / total[row];
+  wide chosen = threadIdx.x == 0 ? widen(x[l.place]) : wide(0);
+  auto gradient = [=](wide v, wide& out) { out = exponential_to_real(v - most) * share; };
+  map_row(columns, row_of(x, row, columns), row_of(dx, row, columns), gradient);
+  gradient(chosen, chosen);
   meet_in_row();
-  if (threadIdx.x == 0) dx[l.place] = to_real(widen(e[l.place]) * share - d);
+  if (threadIdx.x == 0) dx[l.place] = to_real(chosen - d);
 }
 
 // total <- sum of x over the row, p <- x[label] / total, clipped <- p within [epsilon, 1 - epsilon]
 // y <- -log clipped, 0 where the label is no class
 KERNEL sparse_crossentropy(index rows, index columns, const real* x, const int8* label, int kind, wide epsilon,
-                           wide rest, real* y, real* total, real* p, real* clipped) {
-  index row = row_of_threads();
-  if (row >= rows) return;
-  wide sum = 0;
-  in_row(columns, [&](wide v) { sum += v; }, reads(row_of(x, row, columns)));
-  sum = over_row<Sum>(sum);
-  if (threadIdx.x != 0) return;
-  total[row] = to_real(sum);
+                           wide rest, wide* y, wide* total, wide* p, wide* clipped) {
+  index row = row_of_threads();  // all threads of a block meet, those beyond the last row too
+  wide sum = sum_of_row(row < rows ? columns : 0, row_of(x, row, columns));
+  if (threadIdx.x != 0 || row >= rows) return;
   Label l = label_of(label, kind, row, columns);
   wide chosen = widen(x[l.place]) / sum, c = minimum(maximum(chosen, epsilon), rest);
-  p[row] = to_real(chosen);
-  clipped[row] = to_real(c);
-  y[row] = to_real(l.is_class ? -logarithm(c) : wide(0));
+  total[row] = sum;
+  p[row] = chosen;
+  clipped[row] = c;
+  y[row] = l.is_class ? -logarithm(c) : wide(0);
 }
 
 // dx <- scale dy (1 - 1[label] / p) / total;  0 where p was clipped or the label is no class
-KERNEL sparse_crossentropy_backward(index rows, index columns, const real* total, const real* p, const real* clipped,
-                                    const int8* label, int kind, const real* dy, int dy_step, wide scale, real* dx) {
+KERNEL sparse_crossentropy_backward(index rows, index columns, const wide* total, const wide* p, const wide* clipped,
+                                    const int8* label, int kind, const wide* dy, int dy_step, wide scale, real* dx) {
   index row = row_of_threads();
   if (row >= rows) return;
   Label l = label_of(label, kind, row, columns);
-  bool counts = l.is_class && widen(p[row]) == widen(clipped[row]);
-  wide share = counts ? widen(dy[row * dy_step]) * scale / widen(total[row]) : wide(0);
+  bool counts = l.is_class && p[row] == clipped[row];
+  wide share = counts ? dy[row * dy_step] * scale / total[row] : wide(0);
   in_row(columns, [=](wide& out) { out = share; }, writes(row_of(dx, row, columns)));
   meet_in_row();
-  if (threadIdx.x == 0) dx[l.place] = to_real(share - share / widen(clipped[row]));
+  if (threadIdx.x == 0) dx[l.place] = to_real(share - share / clipped[row]);
 }
 
 // --- Distributions over classes ----------------------------------------------------------------------------------
@@ -114,7 +102,8 @@ KERNEL crossentropy_of_logits_backward(index rows, index columns, const real* e,
 
 // p <- x within [epsilon, 1 - epsilon];  both <- p and 1 - p
 // part[block] <- -sum of target log p + (1 - target) log(1 - p)
-KERNEL binary_crossentropy(index n, const real* x, const real* target, wide epsilon, wide rest, real* both, wide* part) {
+KERNEL binary_crossentropy(index n, const real* x, const real* target, wide epsilon, wide rest, real* both,
+                           wide* part) {
   wide sum = 0;
   elementwise(n, [&](wide v, wide t, wide& p, wide& not_p) {
     p = minimum(maximum(v, epsilon), rest);

@@ -35,6 +35,11 @@ def _with_step(dy, dtype):
     return dy.astype(dtype, copy=False), dy.ndim
 
 
+def _numbers_of_rows(count, x):
+    """Empty vectors with a number for each row of x, in the dtype that kernels compute in."""
+    return [devices.array_module(x).empty(len(x), cuda.wide_dtype(x.dtype)) for _ in range(count)]
+
+
 def _summed(name, like, *args):
     """Run a CUDA kernel that sums up over everything, and return the sum as an array of shape ()."""
     parts = devices.array_module(like).empty((1, cuda.grid_of(like)), cuda.wide_dtype(like.dtype))
@@ -94,16 +99,20 @@ def sparse_crossentropy_of_logits(x, labels):
         labels: What `places` gives for them.
 
     Returns:
-        y (rows,), e = exp(x - max x) (rows, classes) and its sum over a row (rows,).
+        y (rows,), and what its derivative is made of: x, max x and the sum of exp(x - max x) over a row (rows,). For
+        arrays on the CPU the first of these is exp(x - max x) and the second None. All but x are in the dtype that is
+        computed in.
     """
     xp = devices.array_module(x)
     place, is_class = _placed(labels, x.shape[1])
-    e = x - x.max(axis=1, keepdims=True)
+    x = x.astype(cuda.wide_dtype(x.dtype), copy=False)
+    largest = x.max(axis=1)
+    e = x - largest[:, None]
     chosen = e.reshape(-1)[place]
     xp.exp(e, out=e)
     total = e.sum(axis=1)
     y = xp.log(total) - chosen
-    return y if is_class is None else xp.where(is_class, y, 0), e, total
+    return y if is_class is None else xp.where(is_class, y, 0), x, largest, total
 
 
 @sparse_crossentropy_of_logits.cpu
@@ -125,15 +134,20 @@ def sparse_crossentropy_of_logits(x, labels):
         y_part -= chosen
 
     blocks.for_rows(block, rows, classes, uses_blas=True)
-    return y if is_class is None else np.where(is_class, y, np.zeros_like(y)), e, total
+    return y if is_class is None else np.where(is_class, y, np.zeros_like(y)), e, None, total
 
 
 @sparse_crossentropy_of_logits.cuda
 def sparse_crossentropy_of_logits(x, labels):
-    xp = devices.array_module(x)
-    y, e, total = xp.empty(len(x), x.dtype), xp.empty_like(x), xp.empty(len(x), x.dtype)
-    _CUDA.rows("sparse_crossentropy_of_logits", x, *x.shape, x, *_for_cuda(labels), y, e, total, held=1)
-    return y, e, total
+    y, largest, total = _numbers_of_rows(3, x)
+    _CUDA.rows("sparse_crossentropy_of_logits", x, *x.shape, x, *_for_cuda(labels), y, largest, total, held=1)
+    return y, x, largest, total
+
+
+@sparse_crossentropy_of_logits.meaning
+def sparse_crossentropy_of_logits(made):
+    y, _, _, total = made
+    return y, total
 
 
 @sparse_crossentropy_of_logits.samples
@@ -148,52 +162,62 @@ def _scaled(dy, scale):
 
 
 @kernel
-def sparse_crossentropy_of_logits_backward(e, total, labels, dy, scale=1):
-    """dx ← scale · dy · (e / total - 1[label]), 0 for the rows whose label is no class; dy (rows,) or ()."""
-    place, is_class = _placed(labels, e.shape[1])
+def sparse_crossentropy_of_logits_backward(x, largest, total, labels, dy, scale=1):
+    """dx ← scale · dy · (e / total - 1[label]), 0 for the rows whose label is no class; dy (rows,) or ().
+
+    e is exp(x - largest), or x where `largest` is None.
+    """
+    xp = devices.array_module(x)
+    place, is_class = _placed(labels, x.shape[1])
     dy = _scaled(dy, scale)
     if is_class is not None:
         dy = dy * is_class
-    dx = e * (dy / total)[:, None]
+    dx = x if largest is None else xp.exp(x - largest[:, None])
+    dx = dx * (dy / total)[:, None]
     dx.reshape(-1)[place] -= dy
-    return dx
+    return dx.astype(x.dtype, copy=False)
 
 
 @sparse_crossentropy_of_logits_backward.cpu
-def sparse_crossentropy_of_logits_backward(e, total, labels, dy, scale=1):
-    if not _is_for_blas(e):
-        return sparse_crossentropy_of_logits_backward.reference(e, total, labels, dy, scale)
-    place, is_class = _placed(labels, e.shape[1])
+def sparse_crossentropy_of_logits_backward(x, largest, total, labels, dy, scale=1):
+    if largest is not None or not _is_for_blas(x):
+        return sparse_crossentropy_of_logits_backward.reference(x, largest, total, labels, dy, scale)
+    place, is_class = _placed(labels, x.shape[1])
     dy = _scaled(dy, scale)
     if is_class is not None:
         dy = dy * is_class
-    dx = np.empty(e.shape, e.dtype)
+    dx = np.empty(x.shape, x.dtype)
     flat = dx.reshape(-1)
     share = (dy / total)[:, None]
 
     def block(part):
-        np.multiply(e[part], share[part], out=dx[part])
+        np.multiply(x[part], share[part], out=dx[part])
         flat[place[part]] -= dy if dy.ndim == 0 else dy[part]
 
-    blocks.for_rows(block, *e.shape, uses_blas=True)
+    blocks.for_rows(block, *x.shape, uses_blas=True)
     return dx
 
 
-@sparse_crossentropy_of_logits_backward.cuda
-def sparse_crossentropy_of_logits_backward(e, total, labels, dy, scale=1):
-    dx = devices.array_module(e).empty_like(e)
-    name = "sparse_crossentropy_of_logits_backward"
-    _CUDA.rows(name, e, *e.shape, e, total, *_for_cuda(labels), *_with_step(dy, e.dtype), scale, dx)
+@sparse_crossentropy_of_logits_backward.cuda(wide=("largest", "total", "dy"))
+def sparse_crossentropy_of_logits_backward(x, largest, total, labels, dy, scale=1):
+    if largest is None:
+        return NotImplemented
+    dx = devices.array_module(x).empty_like(x)
+    name, dy = "sparse_crossentropy_of_logits_backward", _with_step(dy, total.dtype)
+    _CUDA.rows(name, x, *x.shape, x, largest, total, *_for_cuda(labels), *dy, scale, dx)
     return dx
 
 
 @sparse_crossentropy_of_logits_backward.samples
 def sparse_crossentropy_of_logits_backward(random, dtype):
     for shape in _SHAPES:
-        e = abs(random(shape, dtype))
+        x, dy = random(shape, dtype), random(shape[:1], dtype)
+        largest = x.max(axis=1)
+        total = 0.5 * shape[1] + abs(random(shape[:1], dtype))
         for beyond in (0, 2):
-            yield e, e.sum(axis=1), _labels(random, shape, beyond), random(shape[:1], dtype)
-        yield e, e.sum(axis=1), _labels(random, shape), random((1,), dtype).reshape(()), 0.25
+            yield x, largest, total, _labels(random, shape, beyond), dy
+        yield x, largest, total, _labels(random, shape), random((1,), dtype).reshape(()), 0.25
+        yield abs(x), None, total, _labels(random, shape, 2), dy
 
 
 @kernel
@@ -204,10 +228,11 @@ def sparse_crossentropy(x, labels, epsilon):
         labels: What `places` gives for them.
 
     Returns:
-        y, Σ x, and x / Σ x at the label before and after it was clipped, all (rows,).
+        y, Σ x, and x / Σ x at the label before and after it was clipped, all (rows,), in the dtype that is computed in.
     """
     xp = devices.array_module(x)
     place, is_class = _placed(labels, x.shape[1])
+    x = x.astype(cuda.wide_dtype(x.dtype), copy=False)
     total = x.sum(axis=1)
     p = x.reshape(-1)[place] / total
     clipped = xp.minimum(xp.maximum(p, epsilon), 1 - epsilon)
@@ -231,9 +256,9 @@ def sparse_crossentropy(x, labels, epsilon):
 
 @sparse_crossentropy.cuda
 def sparse_crossentropy(x, labels, epsilon):
-    y, total, p, clipped = (devices.array_module(x).empty(len(x), x.dtype) for _ in range(4))
+    y, total, p, clipped = _numbers_of_rows(4, x)
     settings = *_for_cuda(labels), epsilon, 1 - epsilon
-    _CUDA.rows("sparse_crossentropy", x, *x.shape, x, *settings, y, total, p, clipped)
+    _CUDA.rows("sparse_crossentropy", x, *x.shape, x, *settings, y, total, p, clipped, held=1)
     return y, total, p, clipped
 
 
@@ -275,11 +300,11 @@ def sparse_crossentropy_backward(x, total, p, clipped, labels, dy, scale=1):
     return dx
 
 
-@sparse_crossentropy_backward.cuda
+@sparse_crossentropy_backward.cuda(wide=("total", "p", "clipped", "dy"))
 def sparse_crossentropy_backward(x, total, p, clipped, labels, dy, scale=1):
     dx = devices.array_module(x).empty_like(x)
-    name = "sparse_crossentropy_backward"
-    _CUDA.rows(name, x, *x.shape, total, p, clipped, *_for_cuda(labels), *_with_step(dy, x.dtype), scale, dx)
+    name, dy = "sparse_crossentropy_backward", _with_step(dy, total.dtype)
+    _CUDA.rows(name, x, *x.shape, total, p, clipped, *_for_cuda(labels), *dy, scale, dx)
     return dx
 
 
@@ -516,7 +541,7 @@ def squared_error(random, dtype):
 
 # --- Rows --------------------------------------------------------------------------------------------------------
 
-_SHAPES = (1, 1), (7, 5), (128, 10), (0, 3), (2100, 130), (4100, 128)
+_SHAPES = (1, 1), (7, 5), (128, 10), (0, 3), (2100, 130), (4100, 128), (5, 1301), (2, 9003)
 
 
 def _labels(random, shape, beyond=0):

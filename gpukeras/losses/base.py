@@ -118,12 +118,12 @@ class LossFunctionWrapper(Loss):
             and self._has_mean
             and self.reduction in _MEANS
             and type(y_true) is type(y_pred) is Tensor
-            and y_pred.array.dtype == self._array_dtype
+            and objective.has_mean_in(self._array_dtype, self.fn, y_pred.array)
             and (self._keeps_y_true or y_true.array.dtype == self._array_dtype)
             and _has_matching_ranks(y_true.array.shape, y_pred.array.shape)
             and getattr(y_pred, "_keras_mask", None) is None
         ):
-            return objective.mean_of(y_true, y_pred, self.fn, self._settings)
+            return objective.mean_of(y_true, y_pred, self.fn, self._settings, self._array_dtype)
         return super().__call__(y_true, y_pred, sample_weight)
 
     def call(self, y_true, y_pred):

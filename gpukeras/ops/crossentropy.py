@@ -82,7 +82,7 @@ def sparse_categorical_crossentropy(y_true, y_pred, from_logits=False, ignore_cl
     return y
 
 
-@mean_form(sparse_categorical_crossentropy)
+@mean_form(sparse_categorical_crossentropy, widens=True)
 def _mean_of_sparse_crossentropies(y_true, y_pred, from_logits=False, ignore_class=None, axis=-1):
     return loss.mean_sparse_categorical_crossentropy(y_true, y_pred, from_logits, axis)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from gpukeras.autograd.op import op
 from gpukeras.autograd.tensor import convert_to_array
-from gpukeras.backend import devices, dtypes
+from gpukeras.backend import cuda, devices, dtypes
 from gpukeras.kernels import loss as kernels
 from gpukeras.kernels import sums
 from gpukeras.ops.elementwise import unbroadcast
@@ -124,14 +124,17 @@ def sparse_categorical_crossentropy(target, output, /, from_logits=False, axis=-
 
 
 def mean_sparse_categorical_crossentropy(target, output, from_logits=False, axis=-1):
-    """The mean of `sparse_categorical_crossentropy` over everything, of raw arrays, and its derivative."""
-    _, y, rows_backward, dtype = _sparse_rows(target, output, from_logits, axis)
+    """The mean of `sparse_categorical_crossentropy` over everything, of raw arrays, and its derivative.
+
+    Of short floats it is float32.
+    """
+    _, y, rows_backward, _ = _sparse_rows(target, output, from_logits, axis)
     factor = 1 / max(y.size, 1)
 
     def backward(dy, needs):
         return None, rows_backward(dy, factor) if needs[1] else None
 
-    return devices.array_module(y).asarray(sums.sum_times(y, factor), dtype), backward
+    return devices.array_module(y).asarray(sums.sum_times(y, factor), y.dtype), backward
 
 
 def _sparse_rows(target, output, from_logits, axis):
@@ -160,14 +163,14 @@ def _sparse_rows(target, output, from_logits, axis):
     rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
     labels = kernels.places(target.reshape(-1), rows.shape[1])
     if from_logits:
-        y, e, total = kernels.sparse_crossentropy_of_logits(rows, labels)
+        y, *kept = kernels.sparse_crossentropy_of_logits(rows, labels)
     else:
         y, total, p, clipped = kernels.sparse_crossentropy(rows, labels, dtypes.epsilon())
 
     def backward(dy, scale=1):
-        dy = _as(dy, x)
+        dy = _as(dy, y)
         if from_logits:
-            doutput = kernels.sparse_crossentropy_of_logits_backward(e, total, labels, dy, scale)
+            doutput = kernels.sparse_crossentropy_of_logits_backward(*kept, labels, dy, scale)
         else:
             doutput = kernels.sparse_crossentropy_backward(rows, total, p, clipped, labels, dy, scale)
         doutput = doutput.reshape(x.shape)
@@ -360,9 +363,9 @@ def _operands(target, output):
 
 
 def _wide(x):
-    """x as float of at least 32 bits, and the dtype of the result."""
+    """x as a float that kernels compute from in 32 bits at least, and the dtype of the result."""
     dtype = x.dtype if dtypes.is_float(x.dtype) else dtypes.as_dtype(dtypes.floatx())
-    return x.astype(dtype if dtype.itemsize >= 4 else np.float32, copy=False), dtype
+    return x.astype(cuda.dtype_of_work(x, dtype), copy=False), dtype
 
 
 def clip_probability(xp, p):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpukeras.autograd.op import op
-from gpukeras.backend import devices, dtypes
+from gpukeras.backend import cuda, devices, dtypes
 from gpukeras.kernels import loss as kernels
 from gpukeras.ops.elementwise import unbroadcast
 from gpukeras.ops.loss import as_array, same_rank
@@ -401,20 +401,34 @@ def categorical_hinge(y_true, y_pred, /):
 
 
 _mean_forms: dict[Any, Any] = {}  # loss function -> its mean of raw arrays, or None where it cannot give it at once
+_widening = set()  # those whose mean of short predictions on a GPU is what it would be of them in float32
 
 
-def mean_form(function):
+def mean_form(function, widens=False):
     """Use the decorated function for the mean of `function`: it takes the same, raw arrays, and gives ``y, backward``.
 
     For the losses of small models, whose steps are made of NumPy's calls. It may return None for arguments that it
     cannot treat; where `function` is no op it may not.
+
+    Args:
+        function: The loss function.
+        widens: Whether the mean is float32 where predictions on a GPU are shorter, and computed so.
     """
 
     def register_form(form):
         _mean_forms[function] = form
+        if widens:
+            _widening.add(function)
         return form
 
     return register_form
+
+
+def has_mean_in(dtype, function, y_pred):
+    """Whether `mean_of` computes this loss function in a dtype, without a cast of the predictions."""
+    if y_pred.dtype == dtype:
+        return True
+    return function in _widening and cuda.runs_on(y_pred) and cuda.wide_dtype(y_pred.dtype) == dtype
 
 
 def has_mean(function, settings):
@@ -423,13 +437,14 @@ def has_mean(function, settings):
 
 
 @op
-def mean_of(y_true, y_pred, /, function, settings):
+def mean_of(y_true, y_pred, /, function, settings, dtype=None):
     """Mean of all values of one of these loss functions: `reduce_loss` and the function in one op.
 
     Args:
         y_true, y_pred: What the function takes.
         function: The loss function, an op of ``(y_true, y_pred)`` or one with a `mean_form`.
         settings: Dictionary of its other arguments.
+        dtype: That of the result, as `has_mean_in` takes it; None for that of `y_pred`.
 
     Shapes:
         y ()
@@ -441,7 +456,9 @@ def mean_of(y_true, y_pred, /, function, settings):
     form = _mean_forms.get(function)
     made = None if form is None else form(y_true, y_pred, **settings)
     if made is not None:
-        return made
+        y, backward = made
+        dtype = dtype or floating(y_pred).dtype
+        return made if y.dtype == dtype else (y.astype(dtype), backward)
     values, backward = function.function(y_true, y_pred, **settings)
     xp = devices.array_module(values)
     factor = 1 / values.size if values.size else 0

@@ -79,6 +79,19 @@ class TestRows:
         found = on_gpu(loss.sparse_crossentropy_of_logits_backward, *found[1:], labels, dy)
         assert_close(found[0], wide, "float32")
 
+    def test_crossentropies_of_infinite_and_missing_numbers(self, columns, on_gpu):
+        x = np.zeros((5, columns), "float32")
+        x[0, -1], x[1, 0], x[2, :-1], x[3, : columns // 2], x[4] = np.nan, np.inf, -np.inf, -np.inf, -np.inf
+        labels = loss.places(np.full(5, columns - 1, "int32"), columns)
+        with np.errstate(all="ignore"):
+            expected = loss.sparse_crossentropy_of_logits.reference(x, labels)
+            dx = loss.sparse_crossentropy_of_logits_backward.reference(*expected[1:], labels, np.ones(5, "float32"))
+        found = on_gpu(loss.sparse_crossentropy_of_logits, x, labels)
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+        found = on_gpu(loss.sparse_crossentropy_of_logits_backward, *found[1:], labels, np.ones(5, "float32"))
+        np.testing.assert_allclose(found[0], dx, rtol=1e-6, atol=1e-6)
+
     @pytest.mark.parametrize("is_centred", [True, False])
     def test_layer_norm_far_from_zero(self, columns, is_centred, on_gpu, rng):
         x = (100.0 * is_centred + rng.standard_normal((9, columns))).astype("float32")

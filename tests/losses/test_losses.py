@@ -6,7 +6,7 @@ import pytest
 from gpukeras import losses, ops, registry
 from gpukeras.autograd.tape import Tape
 from gpukeras.autograd.tensor import Tensor
-from gpukeras.backend import devices
+from gpukeras.backend import cuda, devices, dtypes
 from gpukeras.losses.base import LossFunctionWrapper
 from gpukeras.testing import check_gradients
 from tests.helpers import assert_close
@@ -169,3 +169,34 @@ def test_the_short_way_to_the_mean_gives_what_the_long_one_gives(loss, true, pre
     short = loss(y_true, y_pred)
     loss._has_mean = False
     assert_close(short, loss(y_true, y_pred))
+
+
+@pytest.mark.parametrize("from_logits", [True, False])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_short_predictions_are_not_cast_on_a_gpu(dtype, from_logits, rng, device, monkeypatch):
+    """The loss and its gradient are those of a cast to float32 and back."""
+    names = []
+    launch = cuda.Source.launch
+    monkeypatch.setattr(
+        cuda.Source, "launch", lambda self, name, *a, **k: names.append(name) or launch(self, name, *a, **k)
+    )
+    y_true = devices.to_device(rng.integers(0, 5, (2, 9)))
+    given = devices.to_device(rng.uniform(0.1, 3.0, (2, 9, 5)).astype(dtypes.as_dtype(dtype)))
+    loss = losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+
+    def result(array):
+        y_pred = Tensor(array)
+        tape = Tape()
+        tape.watch(y_pred)
+        with tape:
+            value = loss(Tensor(y_true), y_pred)
+        one = devices.to_device(np.ones((), "float32"))
+        return value.array, *tape.gradients([(value, one)], [y_pred])
+
+    value, gradient = result(given)
+    short_names, names[:] = [*names], []
+    wide_value, wide_gradient = result(given.astype("float32"))
+    assert value.dtype == np.float32 and gradient.dtype == given.dtype
+    assert_close(value, wide_value, "float32")
+    assert_close(gradient, wide_gradient.astype(given.dtype), dtype)
+    assert short_names == names

@@ -1,0 +1,91 @@
+// Rows that may begin anywhere, as those of an odd length do: read by 16 bytes from the first boundary on.
+
+// Where the packs of a row stand, and the one element before or after them that a thread has. A row of no more elements
+// than a warp has threads is all single elements.
+struct Pieces {
+  index before, packs;  // elements before the packs, and the number of packs
+  index single;         // the thread's element, -1 where it has none
+
+  DEVICE Pieces(const real* row, index columns) {
+    index distance = index(-reinterpret_cast<unsigned long long>(row) % 16 / sizeof(real));
+    before = columns <= WARP ? columns : distance;
+    packs = (columns - before) / LANES;
+    index place = threadIdx.x < before ? threadIdx.x : threadIdx.x + packs * LANES;
+    single = place < columns ? place : -1;
+  }
+};
+
+// function(held packs, columns before them) for up to `size` elements of a thread at a time, all under way at once.
+template <int size, class Function>
+DEVICE void in_packs(const real* row, Pieces pieces, Function function) {
+  constexpr int PACKS = Held<size>::PACKS;
+  Held<size> held;
+  held.count = (int(pieces.packs) - int(threadIdx.x) + int(blockDim.x) - 1) / int(blockDim.x);
+  for (index first = pieces.before; held.count > 0; first += PACKS * LANES * blockDim.x, held.count -= PACKS) {
+    const uint4* packs = reinterpret_cast<const uint4*>(row + first) + threadIdx.x;
+#pragma unroll
+    for (int i = 0; i < PACKS; ++i)
+      if (i < held.count) held.pack[i].bits = packs[i * blockDim.x];
+    function(held, first);
+  }
+}
+
+constexpr int BATCH = DEPTH * LANES;  // elements that a thread has under way
+
+DEVICE wide sum_of_row(index columns, const real* row) {
+  Pieces pieces(row, columns);
+  wide sum = pieces.single >= 0 ? widen(row[pieces.single]) : wide(0);
+  in_packs<BATCH>(row, pieces, [&](Held<BATCH>& held, index) { in_held_row(held, [&](wide v) { sum += v; }); });
+  return over_row<Sum>(sum);
+}
+
+// The sum of exp(v - largest) over numbers v, and the largest of them.
+struct Exponentials {
+  wide largest = -infinity(), sum = 0;
+
+  // What is subtracted from v: while all are -infinity their exponentials are 0, as they are beside larger numbers.
+  DEVICE wide shift() const { return largest == -infinity() ? wide(0) : largest; }
+  DEVICE void raise(wide v) {
+    wide before = largest;
+    largest = maximum(largest, v);
+    sum *= exponential_to_real(before - shift());
+  }
+  DEVICE void add(wide v) { sum += exponential_to_real(v - shift()); }
+};
+
+DEVICE Exponentials exponentials_of_row(index columns, const real* row) {
+  Pieces pieces(row, columns);
+  Exponentials e;
+  if (pieces.single >= 0) {
+    e.raise(widen(row[pieces.single]));
+    e.add(widen(row[pieces.single]));
+  }
+  in_packs<BATCH>(row, pieces, [&](Held<BATCH>& held, index) {
+    wide largest = e.largest;
+    in_held_row(held, [&](wide v) { largest = maximum(largest, v); });
+    e.raise(largest);
+    in_held_row(held, [&](wide v) { e.add(v); });
+  });
+  wide own = e.largest;
+  e.largest = over_row<Maximum>(own);
+  e.sum = over_row<Sum>(e.sum * exponential_to_real(own - e.largest));
+  return e;
+}
+
+// to <- function(from) for a row, by 16 bytes where both begin alike.
+template <class Function>
+DEVICE void map_row(index columns, const real* from, real* to, Function function) {
+  if (((reinterpret_cast<unsigned long long>(from) ^ reinterpret_cast<unsigned long long>(to)) & 15) != 0) {
+    in_row(columns, function, reads(from), writes(to));
+    return;
+  }
+  Pieces pieces(from, columns);
+  if (pieces.single >= 0) {
+    wide out;
+    function(widen(from[pieces.single]), out);
+    to[pieces.single] = to_real(out);
+  }
+  in_packs<BATCH / 2>(from, pieces, [&](Held<BATCH / 2>& held, index first) {
+    in_held_row(held, function, writes(to + first));
+  });
+}
