@@ -222,8 +222,8 @@ def _vectors(a, count):
 
 
 def _crossentropy_of_logits_backward(a):
-    e, target = _positive_matrix(a), a.matrices(1)[0]
-    return e, *_vectors(a, 2), target, a.many(1, a.rows)[0]
+    x, target = a.matrices(2)
+    return x, *_vectors(a, 3), target, a.many(1, a.rows)[0]
 
 
 def _binary_crossentropy(a):
@@ -268,7 +268,7 @@ _OF_LAYERS = (
         1,
         lambda a: (_positive_matrix(a), *_vectors(a, 3), a.labels(), a.many(1, a.rows)[0]),
     ),
-    Roofline(loss.crossentropy_of_logits, 3, lambda a: (*a.matrices(1), _positive_matrix(a))),
+    Roofline(loss.crossentropy_of_logits, 2, lambda a: (*a.matrices(1), _positive_matrix(a))),
     Roofline(loss.crossentropy_of_logits_backward, 3, _crossentropy_of_logits_backward),
     Roofline(loss.binary_crossentropy, 4, _binary_crossentropy),
     Roofline(loss.binary_crossentropy_backward, 5, _binary_crossentropy_backward),

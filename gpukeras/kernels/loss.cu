@@ -67,35 +67,73 @@ KERNEL sparse_crossentropy_backward(index rows, index columns, const wide* total
 
 // --- Distributions over classes ----------------------------------------------------------------------------------
 
-// y <- sum of target (log sum exp x - x);  e <- exp(x - max x), total and share <- sums of e and target over the row
-KERNEL crossentropy_of_logits(index rows, index columns, const real* x, const real* target, real* y, real* e,
-                              real* total, real* share) {
-  index row = row_of_threads();
-  if (row >= rows) return;
-  wide largest = row_maximum(columns, row_of(x, row, columns)), sum = 0, weight = 0, chosen = 0;
-  in_row(columns, [&](wide v, wide t, wide& out) {
+// The same beside weights t: the sums of t and of t (v - largest).
+struct WeightedExponentials : Exponentials {
+  wide weight = 0, chosen = 0;
+
+  DEVICE void raise(wide v) {
+    wide before = shift();
+    Exponentials::raise(v);
+    chosen -= weight * (shift() - before);
+  }
+  DEVICE void add(wide v, wide t) {
+    Exponentials::add(v);
     weight += t;
-    chosen += t * (v - largest);
-    out = exponential(v - largest);
-    sum += out;
-  }, reads(row_of(x, row, columns)), reads(row_of(target, row, columns)), writes(row_of(e, row, columns)));
-  sum = over_row<Sum>(sum);
-  weight = over_row<Sum>(weight);
-  chosen = over_row<Sum>(chosen);
-  if (threadIdx.x != 0) return;
-  total[row] = to_real(sum);
-  share[row] = to_real(weight);
-  y[row] = to_real(logarithm(sum) * weight - chosen);
+    chosen += t * (v - shift());
+  }
+  DEVICE void join_row() {
+    wide own = shift(), sums[2] = {weight, 0};
+    Exponentials::join_row();
+    sums[1] = chosen - weight * (largest - own);
+    all_over_row<Sum>(sums);
+    weight = sums[0];
+    chosen = sums[1];
+  }
+};
+
+// largest <- max x;  total and share <- sums of exp(x - largest) and of target over the row
+// y <- share log total - sum of target (x - largest)
+KERNEL crossentropy_of_logits(index rows, index columns, const real* x, const real* target, wide* y, wide* largest,
+                              wide* total, wide* share) {
+  index row = row_of_threads(), n = row < rows ? columns : 0;  // all threads of a block meet
+  x = row_of(x, row, columns);
+  target = row_of(target, row, columns);
+  WeightedExponentials e;
+  auto add = [&](wide v, wide t) {
+    e.raise(v);
+    e.add(v, t);
+  };
+  if (!begin_alike(x, target)) {
+    in_row(n, add, reads(x), reads(target));
+  } else {
+    Pieces pieces(x, n);
+    if (pieces.single >= 0) add(widen(x[pieces.single]), widen(target[pieces.single]));
+    in_packs<BATCH / 2>(x, pieces, [&](Held<BATCH / 2>& held, index first) {
+      Held<BATCH / 2> weights;
+      weights.count = held.count;
+      load_packs(weights, target + first);
+      wide most = e.largest;
+      in_held_row(held, [&](wide v) { most = maximum(most, v); });
+      e.raise(most);
+      in_held_row(held, [&](wide v, wide t) { e.add(v, t); }, weights);
+    });
+  }
+  e.join_row();
+  if (threadIdx.x != 0 || row >= rows) return;
+  largest[row] = e.largest;
+  total[row] = e.sum;
+  share[row] = e.weight;
+  y[row] = logarithm(e.sum) * e.weight - e.chosen;
 }
 
-// dx <- dy (e share / total - target)
-KERNEL crossentropy_of_logits_backward(index rows, index columns, const real* e, const real* total, const real* share,
-                                       const real* target, const real* dy, int dy_step, real* dx) {
+// dx <- dy (exp(x - largest) share / total - target)
+KERNEL crossentropy_of_logits_backward(index rows, index columns, const real* x, const wide* largest, const wide* total,
+                                       const wide* share, const real* target, const wide* dy, int dy_step, real* dx) {
   index row = row_of_threads();
   if (row >= rows) return;
-  wide d = widen(dy[row * dy_step]), factor = widen(share[row]) * d / widen(total[row]);
-  in_row(columns, [=](wide v, wide t, wide& out) { out = v * factor - t * d; }, reads(row_of(e, row, columns)),
-         reads(row_of(target, row, columns)), writes(row_of(dx, row, columns)));
+  wide most = largest[row], d = dy[row * dy_step], factor = share[row] * d / total[row];
+  auto gradient = [=](wide v, wide t, wide& out) { out = exponential_to_real(v - most) * factor - t * d; };
+  map_row(columns, row_of(x, row, columns), row_of(dx, row, columns), gradient, row_of(target, row, columns));
 }
 
 // --- Yes or no, and numbers: partial sums of blocks --------------------------------------------------------------

@@ -329,15 +329,19 @@ def crossentropy_of_logits(x, target):
     """y ← Σ target · (log Σ exp x - x) for every row of x and target (rows, classes).
 
     Returns:
-        y (rows,), e = exp(x - max x) (rows, classes), its sum and that of the target over a row (rows,).
+        y (rows,), and what its derivative is made of: x, max x and the sums of exp(x - max x) and of the target over a
+        row (rows,). For arrays on the CPU the first of these is exp(x - max x) and the second None. All but x are in the
+        dtype that is computed in.
     """
     xp = devices.array_module(x)
-    e = x - x.max(axis=1, keepdims=True)
+    x, target = (v.astype(cuda.wide_dtype(x.dtype), copy=False) for v in (x, target))
+    largest = x.max(axis=1)
+    e = x - largest[:, None]
     share = target.sum(axis=1)
     y = (target * e).sum(axis=1)
     xp.exp(e, out=e)
     total = e.sum(axis=1)
-    return xp.log(total) * share - y, e, total, share
+    return xp.log(total) * share - y, x, largest, total, share
 
 
 @crossentropy_of_logits.cpu
@@ -358,18 +362,22 @@ def crossentropy_of_logits(x, target):
         y_part -= chosen
 
     blocks.for_rows(block, rows, classes, uses_blas=True)
-    return y, e, total, share
+    return y, e, None, total, share
 
 
 @crossentropy_of_logits.cuda
 def crossentropy_of_logits(x, target):
     if not cuda.is_plain(x, target):
         return NotImplemented
-    xp = devices.array_module(x)
-    y, total, share = (xp.empty(len(x), x.dtype) for _ in range(3))
-    e = xp.empty_like(x)
-    _CUDA.rows("crossentropy_of_logits", x, *x.shape, x, target, y, e, total, share)
-    return y, e, total, share
+    y, largest, total, share = _numbers_of_rows(4, x)
+    _CUDA.rows("crossentropy_of_logits", x, *x.shape, x, target, y, largest, total, share, held=1)
+    return y, x, largest, total, share
+
+
+@crossentropy_of_logits.meaning
+def crossentropy_of_logits(made):
+    y, _, _, total, share = made
+    return y, total, share
 
 
 @crossentropy_of_logits.samples
@@ -381,46 +389,50 @@ def crossentropy_of_logits(random, dtype):
 
 
 @kernel
-def crossentropy_of_logits_backward(e, total, share, target, dy):
-    """dx ← dy · (e · share / total - target), dy (rows,) or ()."""
+def crossentropy_of_logits_backward(x, largest, total, share, target, dy):
+    """dx ← dy · (e · share / total - target), e = exp(x - largest), or x where `largest` is None; dy (rows,) or ()."""
+    e = x if largest is None else devices.array_module(x).exp(x - largest[:, None])
     dx = e * (share * dy / total)[:, None]
     dx -= target * (dy if dy.ndim == 0 else dy[:, None])
-    return dx.astype(e.dtype, copy=False)
+    return dx.astype(x.dtype, copy=False)
 
 
 @crossentropy_of_logits_backward.cpu
-def crossentropy_of_logits_backward(e, total, share, target, dy):
-    if not _is_for_blas(e) or dy.dtype != e.dtype:
-        return crossentropy_of_logits_backward.reference(e, total, share, target, dy)
-    dx = np.empty(e.shape, e.dtype)
+def crossentropy_of_logits_backward(x, largest, total, share, target, dy):
+    if largest is not None or not _is_for_blas(x) or dy.dtype != x.dtype:
+        return crossentropy_of_logits_backward.reference(x, largest, total, share, target, dy)
+    dx = np.empty(x.shape, x.dtype)
     factor = (share * dy / total)[:, None]
 
     def block(part):
-        np.multiply(e[part], factor[part], out=dx[part])
-        with memory.scratch(dx[part].shape, e.dtype) as product:
+        np.multiply(x[part], factor[part], out=dx[part])
+        with memory.scratch(dx[part].shape, x.dtype) as product:
             np.multiply(target[part], dy if dy.ndim == 0 else dy[part, None], out=product)
             dx[part] -= product
 
-    blocks.for_rows(block, *e.shape, uses_blas=True)
+    blocks.for_rows(block, *x.shape, uses_blas=True)
     return dx
 
 
-@crossentropy_of_logits_backward.cuda
-def crossentropy_of_logits_backward(e, total, share, target, dy):
-    if not cuda.is_plain(e, target):
+@crossentropy_of_logits_backward.cuda(wide=("largest", "total", "share", "dy"))
+def crossentropy_of_logits_backward(x, largest, total, share, target, dy):
+    if largest is None or not cuda.is_plain(x, target):
         return NotImplemented
-    dx = devices.array_module(e).empty_like(e)
-    name = "crossentropy_of_logits_backward"
-    _CUDA.rows(name, e, *e.shape, e, total, share, target, *_with_step(dy, e.dtype), dx)
+    dx = devices.array_module(x).empty_like(x)
+    name, dy = "crossentropy_of_logits_backward", _with_step(dy, total.dtype)
+    _CUDA.rows(name, x, *x.shape, x, largest, total, share, target, *dy, dx)
     return dx
 
 
 @crossentropy_of_logits_backward.samples
 def crossentropy_of_logits_backward(random, dtype):
     for shape in _SHAPES:
-        e, target = abs(random(shape, dtype)), abs(random(shape, dtype))
+        x, target = random(shape, dtype), abs(random(shape, dtype))
+        largest, share = x.max(axis=1), target.sum(axis=1)
+        total = 0.5 * shape[1] + abs(random(shape[:1], dtype))
         for dy in (random(shape[:1], dtype), random((1,), dtype).reshape(())):
-            yield e, e.sum(axis=1), target.sum(axis=1), target, dy
+            yield x, largest, total, share, target, dy
+        yield abs(x), None, total, share, target, random(shape[:1], dtype)
 
 
 # --- Yes or no ---------------------------------------------------------------------------------------------------

@@ -15,6 +15,20 @@ struct Pieces {
   }
 };
 
+// Whether rows of several arrays can be read by 16 bytes at the same places.
+template <class... Types>
+DEVICE bool begin_alike(const real* row, const Types*... other) {
+  return (((reinterpret_cast<unsigned long long>(row) - reinterpret_cast<unsigned long long>(other)) % 16 == 0) && ...);
+}
+
+template <int size>
+DEVICE void load_packs(Held<size>& held, const real* from) {
+  const uint4* packs = reinterpret_cast<const uint4*>(from) + threadIdx.x;
+#pragma unroll
+  for (int i = 0; i < Held<size>::PACKS; ++i)
+    if (i < held.count) held.pack[i].bits = packs[i * blockDim.x];
+}
+
 // function(held packs, columns before them) for up to `size` elements of a thread at a time, all under way at once.
 template <int size, class Function>
 DEVICE void in_packs(const real* row, Pieces pieces, Function function) {
@@ -22,10 +36,7 @@ DEVICE void in_packs(const real* row, Pieces pieces, Function function) {
   Held<size> held;
   held.count = (int(pieces.packs) - int(threadIdx.x) + int(blockDim.x) - 1) / int(blockDim.x);
   for (index first = pieces.before; held.count > 0; first += PACKS * LANES * blockDim.x, held.count -= PACKS) {
-    const uint4* packs = reinterpret_cast<const uint4*>(row + first) + threadIdx.x;
-#pragma unroll
-    for (int i = 0; i < PACKS; ++i)
-      if (i < held.count) held.pack[i].bits = packs[i * blockDim.x];
+    load_packs(held, row + first);
     function(held, first);
   }
 }
@@ -51,6 +62,12 @@ struct Exponentials {
     sum *= exponential_to_real(before - shift());
   }
   DEVICE void add(wide v) { sum += exponential_to_real(v - shift()); }
+  // Of the whole row, from what its threads have.
+  DEVICE void join_row() {
+    wide own = largest;
+    largest = over_row<Maximum>(own);
+    sum = over_row<Sum>(sum * exponential_to_real(own - largest));
+  }
 };
 
 DEVICE Exponentials exponentials_of_row(index columns, const real* row) {
@@ -66,26 +83,24 @@ DEVICE Exponentials exponentials_of_row(index columns, const real* row) {
     e.raise(largest);
     in_held_row(held, [&](wide v) { e.add(v); });
   });
-  wide own = e.largest;
-  e.largest = over_row<Maximum>(own);
-  e.sum = over_row<Sum>(e.sum * exponential_to_real(own - e.largest));
+  e.join_row();
   return e;
 }
 
-// to <- function(from) for a row, by 16 bytes where both begin alike.
-template <class Function>
-DEVICE void map_row(index columns, const real* from, real* to, Function function) {
-  if (((reinterpret_cast<unsigned long long>(from) ^ reinterpret_cast<unsigned long long>(to)) & 15) != 0) {
-    in_row(columns, function, reads(from), writes(to));
+// to <- function(from, beside...) for a row, by 16 bytes where all begin alike.
+template <class Function, class... Types>
+DEVICE void map_row(index columns, const real* from, real* to, Function function, const Types*... beside) {
+  if (!begin_alike(from, to, beside...)) {
+    in_row(columns, function, reads(from), reads(beside)..., writes(to));
     return;
   }
   Pieces pieces(from, columns);
   if (pieces.single >= 0) {
     wide out;
-    function(widen(from[pieces.single]), out);
+    function(widen(from[pieces.single]), widen(beside[pieces.single])..., out);
     to[pieces.single] = to_real(out);
   }
   in_packs<BATCH / 2>(from, pieces, [&](Held<BATCH / 2>& held, index first) {
-    in_held_row(held, function, writes(to + first));
+    in_held_row(held, function, reads(beside + first)..., writes(to + first));
   });
 }

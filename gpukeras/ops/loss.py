@@ -74,15 +74,15 @@ def _of_logits(t, x, axis, target, output, dtype):
     xp = devices.array_module(x)
     t_last, x_last = xp.moveaxis(t, axis, -1), xp.moveaxis(x, axis, -1)
     t_rows, x_rows = (v.reshape(-1, x_last.shape[-1]) for v in (t_last, x_last))
-    y, e, total, share = kernels.crossentropy_of_logits(x_rows, t_rows)
+    y, *kept = kernels.crossentropy_of_logits(x_rows, t_rows)
 
     def backward(dy, needs):
         doutput = dtarget = None
         if needs.output:
-            doutput = kernels.crossentropy_of_logits_backward(e, total, share, t_rows, _as(dy.reshape(-1), x))
+            doutput = kernels.crossentropy_of_logits_backward(*kept, t_rows, _as(dy.reshape(-1), x))
             doutput = _as(xp.moveaxis(doutput.reshape(x_last.shape), -1, axis), output)
         if needs.target:
-            log_p = x_rows - x_rows.max(axis=1, keepdims=True) - xp.log(total)[:, None]
+            log_p = x_rows - x_rows.max(axis=1, keepdims=True) - xp.log(kept[2])[:, None]
             dtarget = xp.moveaxis((-dy.reshape(-1)[:, None] * log_p).reshape(x_last.shape), -1, axis)
             dtarget = _as(dtarget, target)
         return dtarget, doutput

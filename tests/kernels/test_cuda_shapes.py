@@ -92,6 +92,22 @@ class TestRows:
         found = on_gpu(loss.sparse_crossentropy_of_logits_backward, *found[1:], labels, np.ones(5, "float32"))
         np.testing.assert_allclose(found[0], dx, rtol=1e-6, atol=1e-6)
 
+    @pytest.mark.parametrize("shift", [0, 1, 3])
+    def test_crossentropies_of_arrays_that_begin_differently(self, columns, shift, on_gpu, rng):
+        size = 9 * columns
+        x = rng.standard_normal(size + shift).astype("float32")[shift:].reshape(9, columns)
+        target, dy = rng.random((9, columns)).astype("float32"), rng.standard_normal(9).astype("float32")
+        labels = loss.places(rng.integers(-1, columns + 1, 9).astype("int32"), columns)
+        for kernel, backward, given in (
+            (loss.sparse_crossentropy_of_logits, loss.sparse_crossentropy_of_logits_backward, labels),
+            (loss.crossentropy_of_logits, loss.crossentropy_of_logits_backward, target),
+        ):
+            expected, found = kernel.reference(x, given), on_gpu(kernel, x, given)
+            for a, b in zip(found, expected, strict=True):
+                assert_close(a, b, "float32", scale=10)
+            (dx,) = on_gpu(backward, *found[1:], given, dy)
+            assert_close(dx, backward.reference(*expected[1:], given, dy), "float32", scale=10)
+
     @pytest.mark.parametrize("is_centred", [True, False])
     def test_layer_norm_far_from_zero(self, columns, is_centred, on_gpu, rng):
         x = (100.0 * is_centred + rng.standard_normal((9, columns))).astype("float32")
