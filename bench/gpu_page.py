@@ -4,7 +4,22 @@ from bench.markdown import paragraph, table
 
 __all__ = ["section"]
 
-_ENGINES = ("gpukeras eager", "gpukeras captured", "torch eager", "torch compiled", "torch max-autotune", "jax jit")
+_ENGINES = (
+    "gpukeras eager",
+    "gpukeras captured",
+    "gpukeras own kernels",
+    "torch eager",
+    "torch compiled",
+    "torch max-autotune",
+    "jax jit",
+)
+_OURS = "gpukeras captured"
+_BESIDE_PEERS = (
+    ("mlp", "float32", 1),
+    ("convnet", "float32", 1),
+    ("lstm", "float32", 1),
+    ("gpt2", "mixed_bfloat16", 0.8),
+)
 _MODELS = {
     "mlp": "MLP 784-512-512-10, Adam",
     "convnet": "convnet, 28x28 digits",
@@ -29,8 +44,10 @@ def section(report):
         ),
         _failures(report["parts"]["check"]),
         _since(report),
-        paragraph("PyTorch's and JAX's steps are loops written by hand, without metrics and callbacks."),
+        "### What is aimed at on a GPU, and reached\n",
+        table(["", "aim", "measured", "reached"], _aims(report["parts"]["steps"], report["parts"]["kernels"])),
         "### Training steps\n",
+        paragraph("PyTorch's and JAX's steps are loops written by hand, without metrics and callbacks."),
         "Milliseconds a step, medians.\n",
         _steps(report["parts"]["steps"]),
         "### Kernels that memory limits\n",
@@ -54,11 +71,49 @@ def _since(report):
     return paragraph(f"Changed since then, and not measured again: {'; '.join(changed)}.") if changed else ""
 
 
-def _steps(rows):
+def _aims(steps, kernels):
+    """What the GPU engine aims at, beside what was measured; without what was not."""
+    times = {key[:2]: cells for key, cells in _times(steps).items()}
+    lines = []
+
+    def line(what, aim, measured, is_reached):
+        lines.append([what, aim, measured, "yes" if is_reached else "**no**"])
+
+    own = times.get(("mlp", "float32"), {}).get(_OURS)
+    if own is not None:
+        line(f"{_MODELS['mlp']}, batch 128: a captured step", "at most 60 us", f"{1e3 * own:.0f} us", own <= 0.06)
+    for name, dtype, least in _BESIDE_PEERS:
+        cells = times.get((name, dtype), {})
+        peers = {engine: ms for engine, ms in cells.items() if not engine.startswith("gpukeras")}
+        if _OURS in cells and peers:
+            best = min(peers, key=lambda engine: peers[engine])
+            ratio = peers[best] / cells[_OURS]
+            line(
+                f"{_MODELS[name]}, {dtype}: best peer's time over ours",
+                f"at least {least}",
+                f"{ratio:.2f} ({best})",
+                ratio >= least,
+            )
+    for dtype in ("float32", "bfloat16"):
+        rows = [row for row in kernels if row.get("dtype") == dtype and "aim" in row]
+        reached = sum(row["share"] >= row["aim"] for row in rows)
+        if rows:
+            aim = "85% (adam) or 80% of a copy's bandwidth"
+            line(f"kernels that memory limits, {dtype}", aim, f"{reached} of {len(rows)}", reached == len(rows))
+    return lines
+
+
+def _times(rows):
+    """Milliseconds by engine, by model, type and batch."""
     found = {}
     for row in rows:
         if "ms" in row:
             found.setdefault((row["model"], row["type"], row["batch"]), {})[row["engine"]] = row["ms"]
+    return found
+
+
+def _steps(rows):
+    found = _times(rows)
     engines = [engine for engine in _ENGINES if any(engine in cells for cells in found.values())]
     lines = [
         [_MODELS[model], dtype, str(batch), *[f"{cells[e]:.3g}" if e in cells else "" for e in engines]]

@@ -83,11 +83,17 @@ def test_a_gpus_figures_reach_the_page():
         "check": [{"check": "a", "detail": "fine"}, {"check": "b", "failed": "WrongError: off"}],
         "kernels": [
             {"kernel": "copy", "dtype": "float32", "gb_per_s": 4000.4},
-            {"kernel": "adam", "dtype": "float32", "share": 0.927},
+            {"kernel": "adam", "dtype": "float32", "share": 0.927, "aim": 0.85},
+            {"kernel": "sgd", "dtype": "float32", "share": 0.79, "aim": 0.8},
         ],
         "steps": [
             {"model": "mlp", "type": "float32", "engine": "losses", "note": "equal"},
             {"model": "mlp", "type": "float32", "engine": "gpukeras captured", "batch": 128, "ms": 0.0968},
+            {"model": "mlp", "type": "float32", "engine": "torch eager", "batch": 128, "ms": 1.2},
+            {"model": "mlp", "type": "float32", "engine": "jax jit", "batch": 128, "ms": 0.0726},
+            {"model": "gpt2", "type": "mixed_bfloat16", "engine": "gpukeras captured", "batch": 4, "ms": 10},
+            {"model": "gpt2", "type": "mixed_bfloat16", "engine": "gpukeras eager", "batch": 4, "ms": 7},
+            {"model": "gpt2", "type": "mixed_bfloat16", "engine": "torch max-autotune", "batch": 4, "ms": 9},
         ],
     }
     versions = dict.fromkeys(("python", "numpy", "cupy", "torch", "jax"), "1.0")
@@ -99,6 +105,12 @@ def test_a_gpus_figures_reach_the_page():
     assert "These failed: `b` (WrongError: off)." in text and "(4000 GB/s)" in text
     assert "| MLP 784-512-512-10, Adam | float32 | 128 | 0.0968 |" in text
     assert "| `adam` | 93% |  |" in text
+    assert "| MLP 784-512-512-10, Adam, batch 128: a captured step | at most 60 us | 97 us | **no** |" in text
+    assert (
+        "MLP 784-512-512-10, Adam, float32: best peer's time over ours | at least 1 | 0.75 (jax jit) | **no** |" in text
+    )
+    assert "mixed_bfloat16: best peer's time over ours | at least 0.8 | 0.90 (torch max-autotune) | yes |" in text
+    assert "| kernels that memory limits, float32 | 85% (adam) or 80% of a copy's bandwidth | 1 of 2 | **no** |" in text
 
 
 def test_every_kind_of_report_has_its_part(tmp_path, capsys):
