@@ -31,7 +31,7 @@ KERNEL sparse_crossentropy_of_logits_backward(index rows, index columns, const r
   wide most = largest[row], d = l.is_class ? dy[row * dy_step] * scale : wide(0), share = d / total[row];
   wide chosen = threadIdx.x == 0 ? widen(x[l.place]) : wide(0);
   auto gradient = [=](wide v, wide& out) { out = exponential_to_real(v - most) * share; };
-  map_row(columns, row_of(x, row, columns), row_of(dx, row, columns), gradient);
+  map_row(columns, gradient, row_of(dx, row, columns), row_of(x, row, columns));
   gradient(chosen, chosen);
   meet_in_row();
   if (threadIdx.x == 0) dx[l.place] = to_real(chosen - d);
@@ -133,10 +133,13 @@ KERNEL crossentropy_of_logits_backward(index rows, index columns, const real* x,
   if (row >= rows) return;
   wide most = largest[row], d = dy[row * dy_step], factor = share[row] * d / total[row];
   auto gradient = [=](wide v, wide t, wide& out) { out = exponential_to_real(v - most) * factor - t * d; };
-  map_row(columns, row_of(x, row, columns), row_of(dx, row, columns), gradient, row_of(target, row, columns));
+  map_row(columns, gradient, row_of(dx, row, columns), row_of(x, row, columns), row_of(target, row, columns));
 }
 
 // --- Yes or no, and numbers: partial sums of blocks --------------------------------------------------------------
+
+// log x of 0 < x <= 1 to as many digits as `real` holds where it is not tiny.
+DEVICE wide logarithm_to_real(wide x) { return sizeof(real) == 2 ? wide(__logf(float(x))) : logarithm(x); }
 
 // p <- x within [epsilon, 1 - epsilon];  both <- p and 1 - p
 // part[block] <- -sum of target log p + (1 - target) log(1 - p)
@@ -146,7 +149,7 @@ KERNEL binary_crossentropy(index n, const real* x, const real* target, wide epsi
   elementwise(n, [&](wide v, wide t, wide& p, wide& not_p) {
     p = minimum(maximum(v, epsilon), rest);
     not_p = 1 - p;
-    sum -= t * logarithm(p) + (1 - t) * logarithm(not_p);
+    sum -= t * logarithm_to_real(p) + (1 - t) * logarithm_to_real(not_p);
   }, reads(x), reads(target), writes(both), writes(both + n));
   sum = over_row<Sum>(sum);
   if (threadIdx.x == 0) part[blockIdx.x] = sum;

@@ -330,8 +330,8 @@ def crossentropy_of_logits(x, target):
 
     Returns:
         y (rows,), and what its derivative is made of: x, max x and the sums of exp(x - max x) and of the target over a
-        row (rows,). For arrays on the CPU the first of these is exp(x - max x) and the second None. All but x are in the
-        dtype that is computed in.
+        row (rows,). For arrays on the CPU the first of these is exp(x - max x) and the second None. All but x are in
+        the dtype that is computed in.
     """
     xp = devices.array_module(x)
     x, target = (v.astype(cuda.wide_dtype(x.dtype), copy=False) for v in (x, target))

@@ -43,10 +43,41 @@ DEVICE void in_packs(const real* row, Pieces pieces, Function function) {
 
 constexpr int BATCH = DEPTH * LANES;  // elements that a thread has under way
 
-DEVICE wide sum_of_row(index columns, const real* row) {
+// function(row, beside...) for what the thread has of a row, by 16 bytes where all begin alike.
+template <class Function, class... Types>
+DEVICE void read_row(index columns, Function function, const real* row, const Types*... beside) {
+  if (!begin_alike(row, beside...)) {
+    in_row(columns, function, reads(row), reads(beside)...);
+    return;
+  }
   Pieces pieces(row, columns);
-  wide sum = pieces.single >= 0 ? widen(row[pieces.single]) : wide(0);
-  in_packs<BATCH>(row, pieces, [&](Held<BATCH>& held, index) { in_held_row(held, [&](wide v) { sum += v; }); });
+  if (pieces.single >= 0) function(widen(row[pieces.single]), widen(beside[pieces.single])...);
+  in_packs<BATCH>(row, pieces, [&](Held<BATCH>& held, index first) {
+    in_held_row(held, function, reads(beside + first)...);
+  });
+}
+
+// to <- function(row, beside...) likewise.
+template <class Function, class... Types>
+DEVICE void map_row(index columns, Function function, real* to, const real* row, const Types*... beside) {
+  if (!begin_alike(row, to, beside...)) {
+    in_row(columns, function, reads(row), reads(beside)..., writes(to));
+    return;
+  }
+  Pieces pieces(row, columns);
+  if (pieces.single >= 0) {
+    wide out;
+    function(widen(row[pieces.single]), widen(beside[pieces.single])..., out);
+    to[pieces.single] = to_real(out);
+  }
+  in_packs<BATCH / 2>(row, pieces, [&](Held<BATCH / 2>& held, index first) {
+    in_held_row(held, function, reads(beside + first)..., writes(to + first));
+  });
+}
+
+DEVICE wide sum_of_row(index columns, const real* row) {
+  wide sum = 0;
+  read_row(columns, [&](wide v) { sum += v; }, row);
   return over_row<Sum>(sum);
 }
 
@@ -85,22 +116,4 @@ DEVICE Exponentials exponentials_of_row(index columns, const real* row) {
   });
   e.join_row();
   return e;
-}
-
-// to <- function(from, beside...) for a row, by 16 bytes where all begin alike.
-template <class Function, class... Types>
-DEVICE void map_row(index columns, const real* from, real* to, Function function, const Types*... beside) {
-  if (!begin_alike(from, to, beside...)) {
-    in_row(columns, function, reads(from), reads(beside)..., writes(to));
-    return;
-  }
-  Pieces pieces(from, columns);
-  if (pieces.single >= 0) {
-    wide out;
-    function(widen(from[pieces.single]), widen(beside[pieces.single])..., out);
-    to[pieces.single] = to_real(out);
-  }
-  in_packs<BATCH / 2>(from, pieces, [&](Held<BATCH / 2>& held, index first) {
-    in_held_row(held, function, reads(beside + first)..., writes(to + first));
-  });
 }

@@ -2,6 +2,7 @@
 
 #include "common.cuh"
 #include "labels.cuh"
+#include "rows.cuh"
 
 // part[block] <- factor sum of x
 KERNEL sum_times(index n, const real* x, wide factor, wide* part) {
@@ -11,29 +12,38 @@ KERNEL sum_times(index n, const real* x, wide factor, wide* part) {
   if (threadIdx.x == 0) part[blockIdx.x] = factor * sum;
 }
 
-// Whether b comes before a among what may be the largest: it is larger, or NaN; where both are alike, it stands before.
-DEVICE bool precedes(wide b, index at_b, wide a, index at_a) {
-  bool a_is_nan = a != a, b_is_nan = b != b;
-  if (a_is_nan || b_is_nan) return b_is_nan && (!a_is_nan || at_b < at_a);
-  return b > a || (b == a && at_b < at_a);
-}
+// Whether two numbers, of which NaN is one, are alike.
+DEVICE bool are_alike(wide a, wide b) { return a == b || (a != a && b != b); }
 
-// Where the largest of a row stands, the first of equal ones, as NumPy has it; a warp's threads share the row.
+// Where the largest of a row stands, the first of equal ones, as NumPy has it; a warp's threads share the row. A thread
+// keeps where the packs began that raised its maximum, and looks for the place in them once the row's is known.
 DEVICE index place_of_maximum(index columns, const real* x) {
-  wide largest = -infinity();
-  index at = columns;
-  for (index i = threadIdx.x; i < columns; i += WARP)
-    if (precedes(widen(x[i]), i, largest, at)) {
-      largest = widen(x[i]);
-      at = i;
-    }
+  Pieces pieces(x, columns);
+  wide single = pieces.single >= 0 ? widen(x[pieces.single]) : -infinity(), largest = -infinity();
+  index from = pieces.before;
+  in_packs<BATCH>(x, pieces, [&](Held<BATCH>& held, index first) {
+    wide before = largest;
+    in_held_row(held, [&](wide v) { largest = maximum(largest, v); });
+    if (!are_alike(before, largest)) from = first;
+  });
+  wide most = over_warp<Maximum>(maximum(single, largest));
+  index at = pieces.single >= 0 && are_alike(single, most) ? pieces.single : columns;
+  index end = pieces.before + pieces.packs * LANES;
+  if (are_alike(largest, most)) {
+    Held<BATCH> held;
+    held.count = (int(end - from) / LANES - int(threadIdx.x) + WARP - 1) / WARP;
+    load_packs(held, x + from);
+#pragma unroll
+    for (int i = 0; i < DEPTH; ++i)
+#pragma unroll
+      for (int k = 0; k < LANES; ++k) {
+        index place = from + (i * WARP + int(threadIdx.x)) * LANES + k;
+        if (i < held.count && place < at && are_alike(held.number(i, k), most)) at = place;
+      }
+  }
   for (int distance = WARP / 2; distance > 0; distance /= 2) {
-    wide other = __shfl_xor_sync(ALL_LANES, largest, distance);
-    index at_other = __shfl_xor_sync(ALL_LANES, at, distance);
-    if (precedes(other, at_other, largest, at)) {
-      largest = other;
-      at = at_other;
-    }
+    index other = __shfl_xor_sync(ALL_LANES, at, distance);
+    if (other < at) at = other;
   }
   return at;
 }

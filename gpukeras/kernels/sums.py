@@ -78,6 +78,10 @@ def count_matches(random, dtype):
     for rows, classes in (1, 1), (128, 10), (33, 70), (0, 3), (2100, 13), (7, 5), (40, 32), (9, 2):
         x = random((rows, classes), dtype)
         yield x, x.argmax(axis=1).astype(next(kinds))
+    x = random((40, 1030), dtype)  # whose equal ones stand in what threads read at different times
+    x[::3, 5] = x[::3, 700] = x[::3, 1029] = 9.0
+    x[1::3, 900] = x[1::3, 1028] = np.nan
+    yield x, x.argmax(axis=1).astype("int16")
     x = random((60, 5), dtype)
     x[::7, 1] = x[::7, 3] = 9.0
     x[::5, 2:4] = np.nan

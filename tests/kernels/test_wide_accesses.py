@@ -91,13 +91,13 @@ def test_elements_are_read_and_written_by_16_bytes(name, dtype):
         ("loss", "binary_crossentropy", (2, 2)),
         ("linear", "finish", (2, 1)),
         ("linear", "sum_of_rows", (1, 0)),
-        ("softmax", "softmax", (1, 1)),
+        ("softmax", "softmax", (3, 2)),
         ("normalization", "layer_norm_backward_with_sums", (2, 1)),
         ("pooling", "max_pool", (1, 1)),
         ("batches", "gather_rows", (1, 1)),
         ("dropout", "dropout", (1, 1)),
         ("dropout", "masked", (0, 0)),
-        ("sums", "matches_of_blocks", (0, 0)),
+        ("sums", "matches_of_blocks", (1, 0)),
     ],
 )
 def test_what_a_kernel_should_do_is_read_from_its_text(source, name, reads_and_writes):
