@@ -8,14 +8,21 @@
 
 constexpr int MOST = 4;  // arrays of a launch; batches.py has it too
 
+// Numbers of units are divided by those of a row: in 32 bits where they fit, since only such divisions are fast.
+template <class Unit, class Number>
+DEVICE void copy_units(Number n, Number units, const int8* source, const index* order, index position, int8* out) {
+  for (Number i = Number(thread_of_grid()); i < n; i += Number(threads_of_grid())) {
+    Number row = i / units;
+    index place = position + row;
+    if (order) place = order[place];
+    reinterpret_cast<Unit*>(out)[i] = reinterpret_cast<const Unit*>(source)[place * units + (i - row * units)];
+  }
+}
 template <class Unit>
 DEVICE void copy_rows(index rows, index size, const int8* source, const index* order, index position, int8* out) {
   index units = size / sizeof(Unit);
-  for (index i = thread_of_grid(); i < rows * units; i += threads_of_grid()) {
-    index row = i / units, place = position + row;
-    if (order) place = order[place];
-    reinterpret_cast<Unit*>(out)[i] = reinterpret_cast<const Unit*>(source)[place * units + i % units];
-  }
+  if (rows * units < index(1) << 31) copy_units<Unit, unsigned>(rows * units, units, source, order, position, out);
+  else copy_units<Unit, index>(rows * units, units, source, order, position, out);
 }
 
 // out_k[i] <- row order[position + i] of array first + k, of size_k bytes, for all rows i;  position += advance

@@ -68,8 +68,26 @@ KERNEL dropout(index n, const real* x, const uint32* state, index threshold, boo
   }
 }
 
+// A mask's bytes in the place of `Elements`: as many of them as those have numbers.
+struct Mask {
+  const int8* array;
+  bool value[LANES];
+
+  DEVICE bool is_aligned() const { return reinterpret_cast<unsigned long long>(array) % LANES == 0; }
+  DEVICE void load(index pack) {
+    struct alignas(LANES) Bytes {
+      int8 at[LANES];
+    } bytes = reinterpret_cast<const Bytes*>(array)[pack];
+#pragma unroll
+    for (int k = 0; k < LANES; ++k) value[k] = bytes.at[k];
+  }
+  DEVICE void load_one(index i) { value[0] = array[i]; }
+  DEVICE void store(index) const {}
+  DEVICE void store_one(index) const {}
+};
+
 // y <- x scale where all bits of the mask are set, 0 where none is
 KERNEL masked(index n, const real* x, const int8* mask, wide scale, real* y) {
-  for (index i = thread_of_grid(); i < n; i += threads_of_grid())
-    y[i] = to_real(mask[i] ? widen(x[i]) * scale : wide(0));
+  elementwise(n, [=](wide v, bool is_kept, wide& out) { out = is_kept ? v * scale : wide(0); }, reads(x), Mask{mask},
+              writes(y));
 }

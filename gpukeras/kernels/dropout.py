@@ -57,7 +57,7 @@ def masked(x, mask, scale):
     if mask.shape != x.shape or mask.dtype != np.int8:
         return NotImplemented
     y = devices.array_module(x).empty_like(x)
-    _CUDA.singly("masked", x, x, mask, scale, y)
+    _CUDA.elementwise("masked", x, x, mask, scale, y)
     return y
 
 

@@ -1,6 +1,7 @@
 // What stands around an update rule, on flat arrays and in place. Formulas as in updates.py.
 
 #include "common.cuh"
+#include "wides.cuh"
 
 // part[block] <- sum of x^2 over the block's elements
 KERNEL squares_of_blocks(index n, const real* x, wide* part) {
@@ -34,7 +35,7 @@ KERNEL copy_all(wide* target_0, const real* source_0, index n_0, wide* target_1,
     case 6: target = target_6, source = source_6, n = n_6; break;
     case 7: target = target_7, source = source_7, n = n_7; break;
   }
-  for (index i = thread_of_grid(); i < n; i += threads_of_grid()) target[i] = widen(source[i]);
+  elementwise(n, [](wide from, wide& to) { to = from; }, reads(source), WrittenWides{{target}});
 }
 
 // param <- param - rate param

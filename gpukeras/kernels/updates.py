@@ -112,8 +112,7 @@ def copy_all(like, targets, sources):
         several = copies[first : first + _MOST_COPIED]
         given = [value for target, source in several for value in (target, source, source.size)]
         given += [None, None, 0] * (_MOST_COPIED - len(several))
-        size = max(source.size for _, source in several)
-        blocks = min(max(-(-size // cuda.THREADS), 1), cuda.MAX_BLOCKS)
+        blocks = cuda.blocks_of(max(source.size for _, source in several), like.dtype)
         _CUDA.launch("copy_all", like, (blocks, len(several)), (cuda.THREADS,), *given)
     return None
 

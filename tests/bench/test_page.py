@@ -103,7 +103,7 @@ def test_a_gpus_figures_reach_the_page():
     assert "not measured again: softmax; dropout." in changed and "measured again" not in text
     assert "2020-01-02: A GPU, 7 processors" in text and "1 lines of its check list hold" in text
     assert "These failed: `b` (WrongError: off)." in text and "(4000 GB/s)" in text
-    assert "| MLP 784-512-512-10, Adam | float32 | 128 | 0.0968 |" in text
+    assert "| MLP 784-512-512-10, Adam | float32 | 128 |  | 0.0968 | 1.2 |  | 0.0726 |" in text
     assert "| `adam` | 93% |  |" in text
     assert "| MLP 784-512-512-10, Adam, batch 128: a captured step | at most 60 us | 97 us | **no** |" in text
     assert (

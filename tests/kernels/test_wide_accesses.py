@@ -96,7 +96,7 @@ def test_elements_are_read_and_written_by_16_bytes(name, dtype):
         ("pooling", "max_pool", (1, 1)),
         ("batches", "gather_rows", (1, 1)),
         ("dropout", "dropout", (1, 1)),
-        ("dropout", "masked", (0, 0)),
+        ("dropout", "masked", (1, 1)),
         ("sums", "matches_of_blocks", (1, 0)),
     ],
 )
