@@ -159,6 +159,43 @@ KERNEL average_pool(int n, int channels, const int* windows, const real* x, real
   else average_pool_of<1>(n, channels, w, x, y);
 }
 
+// dx <- dy / count at the places of each window, where no place is seen by two; a thread has a cell, as above
+template <int count>
+DEVICE void average_pool_gradient_of_cells(int n, int channels, const Windows& w, const real* dy, real* dx) {
+  unsigned runs = unsigned(channels) / count, total = unsigned(n) / count;
+  int places = w.strides[0] * w.strides[1] * w.strides[2];
+  for (unsigned i = unsigned(thread_of_grid()); i < total; i += unsigned(threads_of_grid())) {
+    int o[3], image = place_of_number(w.cells, i / runs, o), channel = int(i % runs) * count;
+    bool is_window = o[0] < w.grid[0] && o[1] < w.grid[1] && o[2] < w.grid[2];
+    wide value[count] = {};
+    if (is_window) {
+      load_channels(dy, number_of(w.grid, image, o[0], o[1], o[2]) * channels + channel, value);
+      wide share = wide(1) / wide(places_inside(w, o));
+#pragma unroll
+      for (int c = 0; c < count; ++c) value[c] *= share;
+    }
+    Walk walk = {};
+    for (int k = 0; k < places; ++k, walk.next(w.strides)) {
+      int p = o[0] * w.strides[0] - w.lows[0] + walk.a, q = o[1] * w.strides[1] - w.lows[1] + walk.b,
+          r = o[2] * w.strides[2] - w.lows[2] + walk.c;
+      if (unsigned(p) >= unsigned(w.space[0]) || unsigned(q) >= unsigned(w.space[1]) ||
+          unsigned(r) >= unsigned(w.space[2]))
+        continue;
+      bool is_seen = is_window && walk.a < w.size[0] && walk.b < w.size[1] && walk.c < w.size[2];
+      wide gradient[count];
+#pragma unroll
+      for (int c = 0; c < count; ++c) gradient[c] = is_seen ? value[c] : wide(0);
+      store_channels(dx, number_of(w.space, image, p, q, r) * channels + channel, gradient);
+    }
+  }
+}
+
+KERNEL average_pool_gradient_disjoint(int n, int channels, const int* windows, const real* dy, real* dx) {
+  const Windows& w = *reinterpret_cast<const Windows*>(windows);
+  if (channels % LANES == 0 && are_aligned(dy, dx)) average_pool_gradient_of_cells<LANES>(n, channels, w, dy, dx);
+  else average_pool_gradient_of_cells<1>(n, channels, w, dy, dx);
+}
+
 // dx <- sum of dy / count over the windows that see the place
 template <int count>
 DEVICE void average_pool_gradient_of(int n, int channels, const Windows& w, const real* dy, real* dx) {

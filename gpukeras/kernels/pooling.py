@@ -152,16 +152,25 @@ def max_pool_gradient(dy, x, y, windows):
     dx = xp.empty_like(x)
     if not cuda.has_places(windows, x, y) or windows.count > np.iinfo(np.int16).max:
         return NotImplemented
-    if windows.is_disjoint and max(windows.dilation) == 1:
-        count = len(x) * math.prod(cuda.cells_of(windows)) * channels
-        grid, numbers = (cuda.blocks_of(count, x.dtype),), cuda.geometry(windows, xp)
-        arguments = count, channels, numbers, dy, x, y, dx
-        _CUDA.launch("max_pool_gradient_disjoint", dx, grid, (cuda.THREADS,), *arguments)
+    if _has_cells(windows):
+        _launch_on_cells("max_pool_gradient_disjoint", dx, windows, dy, x, y, dx)
         return dx
     taps = xp.empty(y.shape, np.int16)
     _CUDA.places("places_of_maxima", y, channels, windows, x, y, taps)
     _CUDA.places("max_pool_gradient", dx, channels, windows, dy, taps, dx)
     return dx
+
+
+def _has_cells(windows):
+    """Whether every window lies within a cell of its own, from its first place to before the next one's."""
+    return windows.is_disjoint and max(windows.dilation) == 1
+
+
+def _launch_on_cells(name, dx, windows, *args):
+    """Run a kernel whose threads have a cell each of dx (batch, *space, channels)."""
+    count = len(dx) * math.prod(cuda.cells_of(windows)) * dx.shape[-1]
+    numbers = cuda.geometry(windows, devices.array_module(dx))
+    _CUDA.launch(name, dx, (cuda.blocks_of(count, dx.dtype),), (cuda.THREADS,), count, dx.shape[-1], numbers, *args)
 
 
 @max_pool_gradient.samples
@@ -241,7 +250,10 @@ def average_pool_gradient(dy, windows):
     dx = devices.array_module(dy).empty((dy.shape[0], *windows.space, dy.shape[-1]), dy.dtype)
     if not cuda.has_places(windows, dy, dx):
         return NotImplemented
-    _CUDA.places("average_pool_gradient", dx, dy.shape[-1], windows, dy, dx)
+    if _has_cells(windows):
+        _launch_on_cells("average_pool_gradient_disjoint", dx, windows, dy, dx)
+    else:
+        _CUDA.places("average_pool_gradient", dx, dy.shape[-1], windows, dy, dx)
     return dx
 
 
