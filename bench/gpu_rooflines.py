@@ -1,8 +1,8 @@
 """What each kernel with CUDA C must move through memory, and arguments to time it with.
 
-Every input is read once, every output written once; what has one number for a row or a channel is not counted. A
-kernel that reads twice what does not stay in its registers shows as a smaller share of a copy's bandwidth. Kernels that
-other things limit are listed with what that is.
+Every input is read once, every output written once, unless a norm of all numbers must be known before any is written;
+what has one number for a row or a channel is not counted. A kernel that reads twice what does not stay in its registers
+shows as a smaller share of a copy's bandwidth. Kernels that other things limit are listed with what that is.
 """
 
 import math
@@ -13,6 +13,7 @@ import numpy as np
 from gpukeras.backend import cuda, devices, dtypes
 from gpukeras.kernels import (
     activation,
+    arithmetic,
     attention,
     batches,
     casts,
@@ -97,6 +98,8 @@ class Roofline(NamedTuple):
         arguments: Function of `Arrays` that returns the arguments.
         wide: Arrays of the size in the dtype that is computed in, such as float32 beside bfloat16.
         rest: Bytes of other dtypes for each element.
+        again: Arrays of the size that any kernel would have to move once more: those that a norm is taken of, and that
+            are written when it is known.
         dtypes: What it is timed in: what an optimizer works on is float32 under every policy.
         make: Function of the arguments that returns what is timed, where that is not the kernel's call.
     """
@@ -106,13 +109,14 @@ class Roofline(NamedTuple):
     arguments: Any
     wide: float = 0
     rest: float = 0
+    again: float = 0
     dtypes: tuple = ("float32", "bfloat16")
     make: Any = None
 
     def bytes(self, arrays):
         """The number of bytes for the size and dtype of some `Arrays`."""
         wide = cuda.wide_dtype(arrays.dtype).itemsize
-        return arrays.size * (self.passes * arrays.dtype.itemsize + self.wide * wide + self.rest)
+        return arrays.size * ((self.passes + self.again) * arrays.dtype.itemsize + self.wide * wide + self.rest)
 
     def call(self, arrays):
         """A call of the kernel, as a function of nothing."""
@@ -135,8 +139,8 @@ def _of_matrices(count):
 # --- Optimizers ------------------------------------------------------------------------------------------------
 
 
-def _of_weights(kernel, passes, arguments):
-    return Roofline(kernel, passes, arguments, dtypes=("float32",))
+def _of_weights(kernel, passes, arguments, again=0):
+    return Roofline(kernel, passes, arguments, again=again, dtypes=("float32",))
 
 
 def _rate(a):
@@ -164,9 +168,14 @@ _OPTIMIZERS = (
         optimizer.ftrl, 7, lambda a: (*a.many(2), a.positive(), a.many(3)[2], _rate(a), -0.5, 0.0, 0.0, 0.0, 0.0)
     ),
     _of_weights(optimizer.lion, 5, lambda a: (*a.many(3), _rate(a), 0.9, 0.99)),
-    _of_weights(optimizer.lamb, 7, lambda a: (*a.many(3), a.positive(), _step(a), _rate(a), 0.9, 0.999, 1e-7)),
+    _of_weights(  # again: the step is written and read, the weights are read
+        optimizer.lamb,
+        7,
+        lambda a: (*a.many(3), a.positive(), _step(a), _rate(a), 0.9, 0.999, 1e-7),
+        again=3,
+    ),
     _of_weights(updates.sum_of_squares, 1, _of_arrays(1)),
-    _of_weights(updates.scale_by_norm, 2, lambda a: (*a.many(1), 0.5)),
+    _of_weights(updates.scale_by_norm, 2, lambda a: (*a.many(1), 0.5), again=1),
     _of_weights(updates.decay, 2, lambda a: (*a.many(1), _rate(a))),
     _of_weights(updates.moving_average, 3, lambda a: (*a.many(2), a.scalar(0.99))),
     _of_weights(updates.copy_where, 2, lambda a: (*a.many(2), a.scalar(True, bool))),
@@ -351,6 +360,9 @@ def _add_rows(a):
 
 
 _COPIES = (
+    Roofline(arithmetic.add, 3, _of_arrays(2)),
+    Roofline(arithmetic.add_to, 3, _of_arrays(2)),
+    Roofline(arithmetic.multiply, 3, _of_arrays(2)),
     Roofline(casts.narrow, 1, _of_arrays(2), wide=1, dtypes=("bfloat16",)),
     Roofline(casts.widen, 1, _of_arrays(2), wide=1, dtypes=("bfloat16",)),
     Roofline(updates.copy_all, 1, _copy_all, wide=1),

@@ -3,6 +3,7 @@
 import numpy as np
 
 from gpukeras.autograd.scope import current
+from gpukeras.kernels import arithmetic
 from gpukeras.kernels.deferred import Deferred, as_array
 
 __all__ = ["Tape", "add_gradient", "as_taken", "in_dtype_of"]
@@ -109,12 +110,17 @@ def add_gradient(known, owned, key, d):
     if before.dtype.itemsize != d.dtype.itemsize:  # 16 bits, and float32 that an op wrote where the optimizer wants it
         dtype = max(before.dtype, d.dtype, key=lambda dtype: dtype.itemsize)
         before, d = before.astype(dtype, copy=False), d.astype(dtype, copy=False)
-    if key in owned and before.dtype == d.dtype:
-        before += d
-        known[key] = before  # NumPy gives scalars for shape (), which += does not change
-    else:
+    if type(before) is np.ndarray or isinstance(before, np.generic):
+        if key in owned and before.dtype == d.dtype:
+            before += d
+            known[key] = before  # NumPy gives scalars for shape (), which += does not change
+            return
         known[key] = before + d
-        owned.add(key)
+    elif key in owned and before.dtype == d.dtype:
+        arithmetic.add_to(before, d)
+    else:
+        known[key] = arithmetic.add(before, d)
+    owned.add(key)
 
 
 def as_taken(gradient, backward):

@@ -7,6 +7,7 @@ from gpukeras.autograd.op import op
 from gpukeras.autograd.scope import current
 from gpukeras.backend import cuda, devices
 from gpukeras.kernels import activation as kernels
+from gpukeras.kernels import arithmetic
 from gpukeras.ops.elementwise import as_float
 
 __all__ = [
@@ -73,7 +74,7 @@ def _sloped(kernel, x):
     kernel(x, y, slope)
 
     def backward(dy, needs):
-        return ((dy.astype(x.dtype, copy=False) * slope).astype(dtype, copy=False),)
+        return (arithmetic.multiply(dy.astype(x.dtype, copy=False), slope).astype(dtype, copy=False),)
 
     return y.astype(dtype, copy=False), backward
 

@@ -2,8 +2,11 @@
 
 from typing import Any
 
+import numpy as np
+
 from gpukeras.autograd.op import op
 from gpukeras.backend import devices, dtypes
+from gpukeras.kernels import arithmetic
 
 __all__ = [
     "abs",
@@ -173,7 +176,7 @@ def add(x1, x2, /):
             unbroadcast(dy, x2) if needs.x2 else None,
         )
 
-    return a + b, backward
+    return a + b if type(a) is np.ndarray else arithmetic.add(a, b), backward
 
 
 @op
@@ -211,11 +214,11 @@ def multiply(x1, x2, /):
 
     def backward(dy, needs):
         return (
-            unbroadcast(dy * b, x1) if needs.x1 else None,
-            unbroadcast(dy * a, x2) if needs.x2 else None,
+            unbroadcast(arithmetic.multiply(dy, b), x1) if needs.x1 else None,
+            unbroadcast(arithmetic.multiply(dy, a), x2) if needs.x2 else None,
         )
 
-    return a * b, backward
+    return a * b if type(a) is np.ndarray else arithmetic.multiply(a, b), backward
 
 
 @op

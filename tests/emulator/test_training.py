@@ -110,7 +110,7 @@ def test_a_convolutional_network(launches, rng):
     compare(
         body, x, y, loss, lambda: keras.optimizers.SGD(0.05), launches,
         ["columns", "max_pool", "max_pool_gradient_disjoint", "depthwise", "depthwise_input_gradient",
-         "depthwise_kernel_gradient", "average_pool", "average_pool_gradient",
+         "depthwise_kernel_gradient", "average_pool", "average_pool_gradient_disjoint",
          "finish", "relu_backward", "bias_gradient",
          "sparse_crossentropy_of_logits", "sparse_crossentropy_of_logits_backward", "sgd"],
     )  # fmt: skip
