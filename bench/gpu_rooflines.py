@@ -385,7 +385,13 @@ _NUMBERS = "one launch for a few numbers: its latency"
 REASONS = {
     kernel.__name__: reason
     for reason, kernels in {
-        _PRODUCTS: (linear.linear, linear.linear_gradients, attention.attention, attention.attention_backward),
+        _PRODUCTS: (
+            linear.linear,
+            linear.linear_input_gradient,
+            linear.linear_gradients,
+            attention.attention,
+            attention.attention_backward,
+        ),
         _CONVOLUTION: (
             convolution.convolve,
             convolution.convolve_input_gradient,

@@ -165,7 +165,7 @@ def projection(x: Any, kernel: Any, bias: Any = None, /, axes=1):
         drows = dy.reshape(-1, matrix.shape[1])
         dx = dkernel = dbias = None
         if needs.x:
-            dx = unbroadcast(linear.linear(drows, matrix.T).reshape(x.shape), x)
+            dx = unbroadcast(linear.linear_input_gradient(drows, matrix).reshape(x.shape), x)
         if needs.kernel:
             at_kernel = gradient_place(kernel, rows, drows, takes_wider=True)
             at_bias = gradient_place(bias, drows, takes_wider=True) if needs.bias else None

@@ -68,7 +68,7 @@ def linear(x, kernel, bias=None, /, is_rectified=False):
         if not needs.x:
             return None, *of_weights()
         join = aside(of_weights)
-        dx = kernels.linear(drows, kernel.T).reshape(x.shape)
+        dx = kernels.linear_input_gradient(drows, kernel).reshape(x.shape)
         return dx, *join()
 
     return y if x.ndim == 2 else y.reshape(*x.shape[:-1], kernel.shape[-1]), backward

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpukeras.backend import threads
+from gpukeras.backend import cuda, devices, dtypes, threads
 from gpukeras.kernels import blocks, linear
+from tests.emulator.compile import reason_to_skip, schedule
 from tests.helpers import assert_close
 from tests.kernels.cutting import (
     CUTS,
@@ -123,3 +124,77 @@ def test_with_number_around_its_limits(size):
     out = np.empty_like(x)
     blocks.with_number(np.maximum, x, 0.0, out)
     np.testing.assert_array_equal(out, np.maximum(x, 0))
+
+
+@pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip()))
+class TestFewOutputs:
+    """On the emulator, whether by 16 bytes or not; on small integers, whose sums are exact."""
+
+    SHAPES = [(1, 1, 1), (3, 4, 1), (1, 9, 2), (130, 6, 10), (257, 12, 5), (300, 8, 32), (6, 2047, 3), (2, 1024, 31)]
+
+    @pytest.fixture(params=["float32", "float64", "float16", "bfloat16"])
+    def problem(self, request, seed, monkeypatch):
+        """A function of a shape that gives x, kernel, bias and dy, and the names of the kernels that are launched."""
+        from tests.emulator import device
+
+        device.install()
+        names, launch = [], cuda.Source.launch
+        dtype, rng = dtypes.as_dtype(request.param), np.random.default_rng(seed)
+        monkeypatch.setattr(cuda.Source, "launch", lambda *args, **kw: (names.append(args[1]), launch(*args, **kw))[1])
+
+        def draw(*shape):
+            return device.EmulatorArray(rng.integers(-2, 3, shape).astype(dtype))
+
+        def make(rows, n, m):
+            return draw(rows, n), draw(n, m), draw(m), draw(rows, m)
+
+        with devices.use_device("emulator"), schedule(seed):
+            yield make, names
+
+    def exact(self, array):
+        return devices.to_numpy(array).astype("float64")
+
+    @pytest.mark.parametrize("shape", SHAPES)
+    @pytest.mark.parametrize("is_rectified", [True, False])
+    def test_of_a_product(self, problem, shape, is_rectified):
+        make, names = problem
+        x, kernel, bias, _ = make(*shape)
+        for added in (bias, None):
+            y = linear.linear(x, kernel, added, is_rectified)
+            expected = self.exact(x) @ self.exact(kernel) + (0 if added is None else self.exact(added))
+            expected = np.maximum(expected, 0) if is_rectified else expected
+            assert y.dtype == x.dtype and y.shape == expected.shape
+            np.testing.assert_array_equal(self.exact(y), expected.astype(x.dtype).astype("float64"))
+        assert names == ["linear_of_few"] * 2
+
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_of_its_gradients(self, problem, shape):
+        make, names = problem
+        x, kernel, bias, dy = make(*shape)
+        dx = linear.linear_input_gradient(dy, kernel)
+        expected = self.exact(dy) @ self.exact(kernel).T
+        assert dx.dtype == x.dtype
+        np.testing.assert_array_equal(self.exact(dx), expected.astype(x.dtype).astype("float64"))
+        exact = self.exact(x).T @ self.exact(dy), self.exact(dy).sum(axis=0)
+        for dtype in (x.dtype, cuda.wide_dtype(x.dtype)):
+            for has_bias in (True, False):
+                places = kernel.astype(dtype), bias.astype(dtype)
+                dkernel, dbias = linear.linear_gradients(x, dy, places, has_bias)
+                assert dkernel is places[0] and dbias is (places[1] if has_bias else None)
+                for a, b in zip((dkernel, dbias)[: 1 + has_bias], exact, strict=False):
+                    assert a.dtype == dtype
+                    np.testing.assert_array_equal(self.exact(a), b.astype(dtype).astype("float64"))
+        dkernel, dbias = linear.linear_gradients(x, dy)
+        assert dkernel.dtype == dbias.dtype == x.dtype and dbias.shape == bias.shape
+        assert names == ["input_gradient_of_few"] + ["gradients_of_few"] * 5
+
+    @pytest.mark.parametrize("shape", [(0, 3, 2), (3, 0, 2), (3, 2, 0), (2, 3, 33), (1025, 1, 1), (2, 1 << 16, 2)])
+    def test_of_other_products_is_no_kernel(self, problem, shape):
+        make, names = problem
+        x, kernel, bias, dy = make(*shape)
+        x, kernel, dy = [array.astype("float32") for array in (x, kernel, dy)]
+        results = linear.linear(x, kernel), linear.linear_input_gradient(dy, kernel), *linear.linear_gradients(x, dy)
+        x, kernel, dy = [self.exact(array) for array in (x, kernel, dy)]
+        for a, b in zip(results, (x @ kernel, dy @ kernel.T, x.T @ dy, dy.sum(axis=0)), strict=True):
+            assert_close(a, b, "float32", scale=10)
+        assert not [name for name in names if "few" in name]

@@ -16,6 +16,9 @@ pytestmark = pytest.mark.skipif(emulator.reason_to_skip() is not None, reason=st
 OF_LAYERS = {
     "cublasLtMatmul",
     "finish",
+    "gradients_of_few",
+    "input_gradient_of_few",
+    "linear_of_few",
     "relu_backward",
     "softmax",
     "softmax_backward",
