@@ -230,6 +230,12 @@ def _vectors(a, count):
     return [a.positive(a.rows) for _ in range(count)]
 
 
+def _vectors_alike(a):
+    """A positive vector, and one twice: probabilities that were not clipped."""
+    total, p = _vectors(a, 2)
+    return total, p, p.copy()
+
+
 def _crossentropy_of_logits_backward(a):
     x, target = a.matrices(2)
     return x, *_vectors(a, 3), target, a.many(1, a.rows)[0]
@@ -276,6 +282,11 @@ _OF_LAYERS = (
         loss.sparse_crossentropy_backward,
         1,
         lambda a: (_positive_matrix(a), *_vectors(a, 3), a.labels(), a.many(1, a.rows)[0]),
+    ),
+    Roofline(
+        loss.sparse_crossentropy_of_softmax_backward,
+        2,
+        lambda a: (_positive_matrix(a), *_vectors_alike(a), a.labels(), a.many(1, a.rows)[0]),
     ),
     Roofline(loss.crossentropy_of_logits, 2, lambda a: (*a.matrices(1), _positive_matrix(a))),
     Roofline(loss.crossentropy_of_logits_backward, 3, _crossentropy_of_logits_backward),
@@ -409,7 +420,7 @@ REASONS = {
             recurrent.gru_after_forward,
             recurrent.gru_after_backward,
         ),
-        _NUMBERS: (sums.add_all, updates.adapt_scale),
+        _NUMBERS: (sums.add_all, updates.adapt_scale, loss.mean_sparse_crossentropy),
     }.items()
     for kernel in kernels
 }

@@ -125,7 +125,7 @@ def add_gradient(known, owned, key, d):
 
 def as_taken(gradient, backward):
     """A deferred gradient as a backward function takes it."""
-    return gradient if getattr(backward, "takes_deferred", False) else gradient.array()
+    return gradient if getattr(backward, gradient.taker, False) else gradient.array()
 
 
 def in_dtype_of(dtype, gradient):

@@ -39,17 +39,35 @@ KERNEL sparse_crossentropy_of_logits_backward(index rows, index columns, const r
 
 // total <- sum of x over the row, p <- x[label] / total, clipped <- p within [epsilon, 1 - epsilon]
 // y <- -log clipped, 0 where the label is no class
-KERNEL sparse_crossentropy(index rows, index columns, const real* x, const int8* label, int kind, wide epsilon,
-                           wide rest, wide* y, wide* total, wide* p, wide* clipped) {
-  index row = row_of_threads();  // all threads of a block meet, those beyond the last row too
-  wide sum = sum_of_row(row < rows ? columns : 0, row_of(x, row, columns));
-  if (threadIdx.x != 0 || row >= rows) return;
+DEVICE wide put_sparse_crossentropy(index row, index columns, wide sum, const real* x, const int8* label, int kind,
+                                    wide epsilon, wide rest, wide* total, wide* p, wide* clipped) {
   Label l = label_of(label, kind, row, columns);
   wide chosen = widen(x[l.place]) / sum, c = minimum(maximum(chosen, epsilon), rest);
   total[row] = sum;
   p[row] = chosen;
   clipped[row] = c;
-  y[row] = l.is_class ? -logarithm(c) : wide(0);
+  return l.is_class ? -logarithm(c) : wide(0);
+}
+
+KERNEL sparse_crossentropy(index rows, index columns, const real* x, const int8* label, int kind, wide epsilon,
+                           wide rest, wide* y, wide* total, wide* p, wide* clipped) {
+  index row = row_of_threads();  // all threads of a block meet, those beyond the last row too
+  wide sum = sum_of_row(row < rows ? columns : 0, row_of(x, row, columns));
+  if (threadIdx.x != 0 || row >= rows) return;
+  y[row] = put_sparse_crossentropy(row, columns, sum, x, label, kind, epsilon, rest, total, p, clipped);
+}
+
+// The same, and mean <- factor sum of y, for few and short rows: one block, a thread for a row
+KERNEL mean_sparse_crossentropy(index rows, index columns, const real* x, const int8* label, int kind, wide epsilon,
+                                wide rest, wide factor, wide* mean, wide* total, wide* p, wide* clipped) {
+  wide losses = 0;
+  for (index row = threadIdx.x; row < rows; row += THREADS) {
+    wide sum = 0;
+    for (index column = 0; column < columns; ++column) sum += widen(x[row * columns + column]);
+    losses += put_sparse_crossentropy(row, columns, sum, x, label, kind, epsilon, rest, total, p, clipped);
+  }
+  losses = over_row<Sum>(losses);
+  if (threadIdx.x == 0) *mean = factor * losses;
 }
 
 // dx <- scale dy (1 - 1[label] / p) / total;  0 where p was clipped or the label is no class
@@ -63,6 +81,22 @@ KERNEL sparse_crossentropy_backward(index rows, index columns, const wide* total
   in_row(columns, [=](wide& out) { out = share; }, writes(row_of(dx, row, columns)));
   meet_in_row();
   if (threadIdx.x == 0) dx[l.place] = to_real(share - share / clipped[row]);
+}
+
+// dx <- d (x / total - 1[label]), d = scale dy, or 0 where p was clipped or the label is no class: the gradient of what
+// became x by a softmax, for which the sum of x and its gradient is 0
+KERNEL sparse_crossentropy_of_softmax_backward(index rows, index columns, const real* x, const wide* total,
+                                               const wide* p, const wide* clipped, const int8* label, int kind,
+                                               const wide* dy, int dy_step, wide scale, real* dx) {
+  index row = row_of_threads();
+  if (row >= rows) return;
+  Label l = label_of(label, kind, row, columns);
+  bool counts = l.is_class && p[row] == clipped[row];
+  wide d = counts ? dy[row * dy_step] * scale : wide(0), share = d / total[row];
+  wide chosen = threadIdx.x == 0 ? widen(x[l.place]) * share - d : wide(0);
+  map_row(columns, [=](wide v, wide& out) { out = v * share; }, row_of(dx, row, columns), row_of(x, row, columns));
+  meet_in_row();
+  if (threadIdx.x == 0) dx[l.place] = to_real(chosen);
 }
 
 // --- Distributions over classes ----------------------------------------------------------------------------------

@@ -10,20 +10,24 @@ import numpy as np
 
 from gpukeras.backend import cuda, devices, memory
 from gpukeras.kernels import blocks
+from gpukeras.kernels.deferred import Deferred
 from gpukeras.kernels.kernel import kernel
 from gpukeras.kernels.linear import ones
-from gpukeras.kernels.sums import LABELS, labels_of
+from gpukeras.kernels.sums import LABELS, labels_of, sum_times
 
 __all__ = [
+    "SparseCrossentropyGradient",
     "binary_crossentropy",
     "binary_crossentropy_backward",
     "crossentropy_of_logits",
     "crossentropy_of_logits_backward",
+    "mean_sparse_crossentropy",
     "places",
     "sparse_crossentropy",
     "sparse_crossentropy_backward",
     "sparse_crossentropy_of_logits",
     "sparse_crossentropy_of_logits_backward",
+    "sparse_crossentropy_of_softmax_backward",
     "squared_error",
 ]
 
@@ -319,6 +323,87 @@ def sparse_crossentropy_backward(random, dtype):
             yield random(shape, dtype), total, p, clipped, labels, random(shape[:1], dtype)
         labels = _labels(random, shape)
         yield random(shape, dtype), total, p, clipped, labels, random((1,), dtype).reshape(()), 0.25
+
+
+_FEW, _SHORT = 1024, 32  # rows and classes up to which one block takes no longer than several and the sum after them
+
+
+@kernel
+def mean_sparse_crossentropy(x, labels, epsilon, factor):
+    """factor · Σ y of `sparse_crossentropy`, shape (), and the other things that it returns."""
+    y, *kept = sparse_crossentropy(x, labels, epsilon)
+    return sum_times(y, factor), *kept
+
+
+@mean_sparse_crossentropy.cuda
+def mean_sparse_crossentropy(x, labels, epsilon, factor):
+    if not 0 < len(x) <= _FEW or x.shape[1] > _SHORT:
+        return NotImplemented
+    total, p, clipped = _numbers_of_rows(3, x)
+    mean = devices.array_module(x).empty((), total.dtype)
+    settings = *_for_cuda(labels), epsilon, 1 - epsilon, factor
+    arrays = mean, total, p, clipped
+    _CUDA.launch("mean_sparse_crossentropy", x, (1,), (cuda.THREADS,), *x.shape, x, *settings, *arrays)
+    return arrays
+
+
+@mean_sparse_crossentropy.samples
+def mean_sparse_crossentropy(random, dtype):
+    for shape in (1, 1), (7, 5), (128, 10), (0, 3), (700, 32):
+        yield abs(random(shape, dtype)) + 0.1, _labels(random, shape, 2), 1e-7, 1 / max(shape[0], 1)
+
+
+@kernel
+def sparse_crossentropy_of_softmax_backward(x, total, p, clipped, labels, dy, scale=1):
+    """dx ← d (x / total - 1[label]), d = scale · dy, 0 where p was clipped or the label is no class; dy (rows,) or ().
+
+    The gradient of what became x by a softmax, from what `sparse_crossentropy` returns for x. In softmax's
+    x · (dx - Σ x · dx), dx as in `sparse_crossentropy_backward`, the sum is 0.
+    """
+    place, is_class = _placed(labels, x.shape[1])
+    d = _scaled(dy, scale) * (p == clipped)
+    if is_class is not None:
+        d = d * is_class
+    dx = x * (d / total)[:, None]
+    dx.reshape(-1)[place] -= d
+    return dx.astype(x.dtype, copy=False)
+
+
+@sparse_crossentropy_of_softmax_backward.cuda(wide=("total", "p", "clipped", "dy"))
+def sparse_crossentropy_of_softmax_backward(x, total, p, clipped, labels, dy, scale=1):
+    dx = devices.array_module(x).empty_like(x)
+    name, dy = "sparse_crossentropy_of_softmax_backward", _with_step(dy, total.dtype)
+    _CUDA.rows(name, x, *x.shape, x, total, p, clipped, *_for_cuda(labels), *dy, scale, dx)
+    return dx
+
+
+@sparse_crossentropy_of_softmax_backward.samples
+def sparse_crossentropy_of_softmax_backward(random, dtype):
+    yield from sparse_crossentropy_backward.sample_function(random, dtype)
+
+
+class SparseCrossentropyGradient(Deferred):
+    """`sparse_crossentropy_backward` of an array's last axis, or that of what became the array by a softmax.
+
+    Args:
+        x: The array.
+        kept: What the two kernels take after rows of x.
+    """
+
+    taker = "takes_crossentropy"
+
+    def __init__(self, x, *kept):
+        super().__init__(x.shape, x.dtype)
+        self.x, self.kept = x, kept
+
+    def array(self):
+        return self._of(sparse_crossentropy_backward)
+
+    def through_softmax(self, y):
+        return self._of(sparse_crossentropy_of_softmax_backward) if y is self.x else None
+
+    def _of(self, backward):
+        return backward(self.x.reshape(-1, self.shape[-1]), *self.kept).reshape(self.shape)
 
 
 # --- Distributions over classes, logits --------------------------------------------------------------------------

@@ -128,17 +128,16 @@ def mean_sparse_categorical_crossentropy(target, output, from_logits=False, axis
 
     Of short floats it is float32.
     """
-    _, y, rows_backward, _ = _sparse_rows(target, output, from_logits, axis)
-    factor = 1 / max(y.size, 1)
+    _, y, rows_backward, _ = _sparse_rows(target, output, from_logits, axis, is_mean=True)
 
     def backward(dy, needs):
-        return None, rows_backward(dy, factor) if needs[1] else None
+        return None, rows_backward(dy) if needs[1] else None
 
-    return devices.array_module(y).asarray(sums.sum_times(y, factor), y.dtype), backward
+    return devices.array_module(output).asarray(y, y.dtype), backward
 
 
-def _sparse_rows(target, output, from_logits, axis):
-    """The cross entropy of every line of classes in a row (lines,), and the way back.
+def _sparse_rows(target, output, from_logits, axis, is_mean=False):
+    """The cross entropy of every line of classes in a row (lines,), or their mean (), and the way back.
 
     Returns:
         The shape of the cross entropies, they themselves, a function that makes of their gradient, (lines,) or (), the
@@ -162,17 +161,23 @@ def _sparse_rows(target, output, from_logits, axis):
         )
     rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
     labels = kernels.places(target.reshape(-1), rows.shape[1])
+    scale = 1 / max(len(rows), 1) if is_mean else 1
     if from_logits:
         y, *kept = kernels.sparse_crossentropy_of_logits(rows, labels)
+        y = sums.sum_times(y, scale) if is_mean else y
+    elif is_mean:
+        y, *kept = kernels.mean_sparse_crossentropy(rows, labels, dtypes.epsilon(), scale)
     else:
-        y, total, p, clipped = kernels.sparse_crossentropy(rows, labels, dtypes.epsilon())
+        y, *kept = kernels.sparse_crossentropy(rows, labels, dtypes.epsilon())
 
-    def backward(dy, scale=1):
+    def backward(dy):
         dy = _as(dy, y)
         if from_logits:
             doutput = kernels.sparse_crossentropy_of_logits_backward(*kept, labels, dy, scale)
+        elif x is output and cuda.runs_on(x):
+            return kernels.SparseCrossentropyGradient(x, *kept, labels, dy, scale)
         else:
-            doutput = kernels.sparse_crossentropy_backward(rows, total, p, clipped, labels, dy, scale)
+            doutput = kernels.sparse_crossentropy_backward(rows, *kept, labels, dy, scale)
         doutput = doutput.reshape(x.shape)
         return _as(doutput if is_last else xp.moveaxis(doutput, -1, axis), output)
 
@@ -365,7 +370,8 @@ def _operands(target, output):
 def _wide(x):
     """x as a float that kernels compute from in 32 bits at least, and the dtype of the result."""
     dtype = x.dtype if dtypes.is_float(x.dtype) else dtypes.as_dtype(dtypes.floatx())
-    return x.astype(cuda.dtype_of_work(x, dtype), copy=False), dtype
+    dtype_of_work = cuda.dtype_of_work(x, dtype)
+    return x if x.dtype == dtype_of_work else x.astype(dtype_of_work), dtype
 
 
 def clip_probability(xp, p):

@@ -1,17 +1,41 @@
 """Softmax and its kin: maps to the simplex of positive numbers that add up to one."""
 
+import functools
 import warnings
 
 from gpukeras.autograd.op import op
-from gpukeras.backend import devices
+from gpukeras.backend import cuda, devices, dtypes
 from gpukeras.kernels import softmax as kernels
+from gpukeras.kernels.deferred import Deferred
 from gpukeras.ops.activation import in_float32_or_wider
 
 __all__ = ["log_softmax", "masked_softmax", "softmax", "sparsemax"]
 
 
+def _in_float32_or_wider_but_for_kernels(function):
+    """Like `in_float32_or_wider`, but short rows' softmax stays short on a GPU, whose kernels compute in float32."""
+    widened = in_float32_or_wider(function)
+
+    @functools.wraps(function)
+    def chosen(x, axis=-1):
+        if not (_is_short(x) and cuda.runs_on(x) and axis in (-1, x.ndim - 1) and x.flags.c_contiguous):
+            return widened(x, axis)
+        y, backward = function(x, axis)
+        xp = devices.array_module(x)
+
+        def backward_of_plain(dy, needs):
+            if not isinstance(dy, Deferred):
+                dy = xp.ascontiguousarray(dy.astype(x.dtype, copy=False))
+            return backward(dy, needs)
+
+        backward_of_plain.takes_crossentropy = True
+        return y, backward_of_plain
+
+    return chosen
+
+
 @op
-@in_float32_or_wider
+@_in_float32_or_wider_but_for_kernels
 def softmax(x, /, axis=-1):
     """Exponentials divided by their sum: positive numbers that add up to one.
 
@@ -38,8 +62,14 @@ def softmax(x, /, axis=-1):
     y = kernels.softmax(x, xp.empty_like(x, order="C"), axis)
 
     def backward(dy, needs):
+        if isinstance(dy, Deferred):
+            dx = dy.through_softmax(y) if axis == y.ndim - 1 else None
+            if dx is not None:
+                return (dx,)
+            dy = dy.array()
         return (kernels.softmax_backward(y, dy, xp.empty_like(y), axis),)
 
+    backward.takes_crossentropy = True
     return y, backward
 
 
@@ -146,6 +176,10 @@ def sparsemax(x, /, axis=-1):
         return (xp.moveaxis(dx, -1, axis),)
 
     return xp.moveaxis(y, -1, axis), backward
+
+
+def _is_short(x):
+    return hasattr(x, "dtype") and x.dtype.itemsize == 2 and dtypes.is_float(x.dtype) and x.ndim > 0
 
 
 def _standardize(axis, x, name):

@@ -76,7 +76,7 @@ def test_a_classifier(launches, rng):
         body, x, y, "sparse_categorical_crossentropy", optimizer, launches,
         ["adam", "batch_moments", "batch_scale_backward", "dropout", "finish", "gelu", "gradients_of_few",
          "input_gradient_of_few", "layer_norm", "layer_norm_backward_with_sums", "linear_of_few", "relu_backward",
-         "sparse_crossentropy", "sparse_crossentropy_backward",
+         "mean_sparse_crossentropy", "sparse_crossentropy_of_softmax_backward",
          "squares_of_blocks", "sum_of_rows"],
     )  # fmt: skip
 

@@ -171,15 +171,24 @@ def test_the_short_way_to_the_mean_gives_what_the_long_one_gives(loss, true, pre
     assert_close(short, loss(y_true, y_pred))
 
 
-@pytest.mark.parametrize("from_logits", [True, False])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_short_predictions_are_not_cast_on_a_gpu(dtype, from_logits, rng, device, monkeypatch):
-    """The loss and its gradient are those of a cast to float32 and back."""
+@pytest.fixture
+def launches(monkeypatch):
+    """The names of the launched kernels."""
     names = []
     launch = cuda.Source.launch
-    monkeypatch.setattr(
-        cuda.Source, "launch", lambda self, name, *a, **k: names.append(name) or launch(self, name, *a, **k)
-    )
+
+    def recording(self, name, *args, **kwargs):
+        names.append(name)
+        launch(self, name, *args, **kwargs)
+
+    monkeypatch.setattr(cuda.Source, "launch", recording)
+    return names
+
+
+@pytest.mark.parametrize("from_logits", [True, False])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_short_predictions_are_not_cast_on_a_gpu(dtype, from_logits, rng, device, launches):
+    """The loss and its gradient are those of a cast to float32 and back."""
     y_true = devices.to_device(rng.integers(0, 5, (2, 9)))
     given = devices.to_device(rng.uniform(0.1, 3.0, (2, 9, 5)).astype(dtypes.as_dtype(dtype)))
     loss = losses.SparseCategoricalCrossentropy(from_logits=from_logits)
@@ -194,9 +203,42 @@ def test_short_predictions_are_not_cast_on_a_gpu(dtype, from_logits, rng, device
         return value.array, *tape.gradients([(value, one)], [y_pred])
 
     value, gradient = result(given)
-    short_names, names[:] = [*names], []
+    of_short, launches[:] = [*launches], []
     wide_value, wide_gradient = result(given.astype("float32"))
     assert value.dtype == np.float32 and gradient.dtype == given.dtype
     assert_close(value, wide_value, "float32")
     assert_close(gradient, wide_gradient.astype(given.dtype), dtype)
-    assert short_names == names
+    assert of_short == launches
+
+
+@pytest.mark.parametrize("is_used_twice", [False, True])
+@pytest.mark.parametrize("shape", [(6, 5), (2, 3, 5)])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_the_gradient_of_a_softmax_before_the_loss(dtype, shape, is_used_twice, rng, device, launches):
+    """On a GPU one kernel makes it of the probabilities, where nothing else uses them."""
+    label, logits = rng.integers(0, 5, shape[:-1]), 2 * rng.standard_normal(shape)
+    logits[0, ..., 1:] = -100.0  # whose probability is clipped
+    label.reshape(-1)[:2] = 1, 7
+    x, target = Tensor(devices.to_device(logits.astype(dtypes.as_dtype(dtype)))), Tensor(devices.to_device(label))
+    tape = Tape()
+    tape.watch(x)
+    with tape:
+        p = ops.softmax(x)
+        value = losses.SparseCategoricalCrossentropy(dtype="float64" if dtype == "float64" else "float32")(target, p)
+        if is_used_twice:
+            value = value + ops.cast(ops.sum(p * p), value.dtype)
+    seed = devices.to_device(np.ones((), value.dtype))
+    dx, dp = tape.gradients([(value, seed)], [x, p])
+    assert dx.dtype == dp.dtype == x.array.dtype
+
+    logits = logits.astype(dtypes.as_dtype(dtype)).astype("float64")
+    p = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    p /= p.sum(axis=-1, keepdims=True)
+    one_hot = label[..., None] == np.arange(5)
+    counts = ((one_hot * p).sum(axis=-1, keepdims=True) > 1e-7) & (label < 5)[..., None]
+    expected = counts * (p - one_hot) / label.size
+    if is_used_twice:
+        expected += 2 * p * (p - (p * p).sum(axis=-1, keepdims=True))
+    assert_close(dx, expected, dtype, scale=2)
+    if device == "emulator":
+        assert ("sparse_crossentropy_of_softmax_backward" in launches) != is_used_twice
