@@ -61,3 +61,53 @@ KERNEL sum_of_columns(int n, int channels, const int* windows, int groups, const
 KERNEL bias_gradient(index rows, index columns, const real* dy, wide* part, wide* out) {
   put_sums_of(dy, rows, columns, part, out);
 }
+
+// dx <- dy where y > 0, else 0; and its sum over the rows
+KERNEL rectifier_gradient(index rows, index columns, const real* dy, const real* y, real* dx, wide* part, wide* out) {
+  bool by_packs = are_packs(columns, dy, y, dx);
+  Chunk chunk = chunk_of_block(rows);
+  wide sums[LANES][1] = {};
+  auto rectified = [](real d, real v) { return widen(d) * wide(widen(v) > 0); };
+  index first = chunk.start + threadIdx.y;
+  if (by_packs) {
+    index run = index(blockIdx.x) * ACROSS + threadIdx.x, runs = columns / LANES, step = DOWN * runs;
+    index start = first * runs + run;
+    int left = run < runs ? int(rows_of_line(chunk, threadIdx.y)) : 0;
+    const uint4* from_dy = reinterpret_cast<const uint4*>(dy) + start;
+    const uint4* from_y = reinterpret_cast<const uint4*>(y) + start;
+    uint4* to = reinterpret_cast<uint4*>(dx) + start;
+    for (; left > 0; left -= DEPTH, from_dy += DEPTH * step, from_y += DEPTH * step, to += DEPTH * step) {
+      Pack d[DEPTH], v[DEPTH];
+#pragma unroll
+      for (int slot = 0; slot < DEPTH; ++slot) {
+        if (slot >= left) break;
+        d[slot].bits = from_dy[slot * step];
+        v[slot].bits = from_y[slot * step];
+      }
+#pragma unroll
+      for (int slot = 0; slot < DEPTH; ++slot) {
+        if (slot >= left) break;
+#pragma unroll
+        for (int k = 0; k < LANES; ++k) {
+          wide value = rectified(d[slot].at[k], v[slot].at[k]);
+          sums[k][0] += value;
+          d[slot].at[k] = to_real(value);
+        }
+        to[slot * step] = d[slot].bits;
+      }
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < LANES; ++k) {
+      index column = first_of_tile() + column_in_tile(false, k);
+      if (column >= columns) break;
+#pragma unroll 2
+      for (index row = first; row < chunk.stop; row += DOWN) {
+        wide value = rectified(dy[row * columns + column], y[row * columns + column]);
+        sums[k][0] += value;
+        dx[row * columns + column] = to_real(value);
+      }
+    }
+  }
+  put_sums(sums, by_packs, columns, part, out);
+}

@@ -384,10 +384,18 @@ def rectifier_gradient(dy, y, needs_sum, out=None):
     return drows, None if sums is None else _placed(sums.sum(axis=0), out)
 
 
-@rectifier_gradient.cuda(wide=("out",))
+@rectifier_gradient.cuda(strided=("dy",), wide=("out",))
 def rectifier_gradient(dy, y, needs_sum, out=None):
-    dy = relu_backward(dy, y)
-    return dy, bias_gradient(dy, out) if needs_sum else None
+    if not needs_sum:
+        return relu_backward(dy, y), None
+    dy = devices.array_module(dy).ascontiguousarray(dy)
+    if not cuda.is_plain(dy, y):
+        return NotImplemented
+    dx = devices.array_module(dy).empty_like(dy)
+    rows, filters = math.prod(y.shape[:-1]), y.shape[-1]
+    place = None if out is None else out[None]
+    sums = _CUDA.columns("rectifier_gradient", dy, rows, filters, 1, dy, y, dx, out=place)
+    return dx, sums[0].astype(dy.dtype, copy=False) if out is None else out
 
 
 @rectifier_gradient.samples
@@ -395,7 +403,8 @@ def rectifier_gradient(random, dtype):
     for shape in ((2, 5, 6, 3), (4, 9, 8), (0, 4, 3), (40, 30, 40, 16)):
         yield random(shape, dtype) * 0.001, abs(random(shape, dtype)).round(), True
         yield random(shape, dtype) * 0.001, abs(random(shape, dtype)).round(), True, random(shape[-1:], dtype)
-    yield random((2, 3, 5, 6), dtype).swapaxes(1, 3), abs(random((2, 6, 5, 3), dtype)).round(), False
+    for needs_sum in (False, True):
+        yield random((2, 3, 5, 6), dtype).swapaxes(1, 3), abs(random((2, 6, 5, 3), dtype)).round(), needs_sum
 
 
 def _whole_columns(x, windows, groups):

@@ -7,11 +7,13 @@ import numpy as np
 from gpukeras.autograd.op import op
 from gpukeras.autograd.scope import gradient_place
 from gpukeras.autograd.tensor import convert_to_array
-from gpukeras.backend import blas, devices
+from gpukeras.backend import blas, cuda, devices
 from gpukeras.backend.graphs import aside
 from gpukeras.kernels import linear as kernels
 from gpukeras.kernels.activation import relu_backward
+from gpukeras.kernels.convolution import rectifier_gradient
 from gpukeras.ops import elementwise, exponential, reduction, shaping
+from gpukeras.ops._places import places_on_gpu
 from gpukeras.ops.elementwise import as_array, as_float, promote, unbroadcast
 
 __all__ = [
@@ -55,15 +57,22 @@ def linear(x, kernel, bias=None, /, is_rectified=False):
 
     def backward(dy, needs):
         drows = dy if dy.ndim == 2 else dy.reshape(-1, dy.shape[-1])
-        if is_rectified:
+        needs_bias, dbias = needs.bias, None
+        if is_rectified and needs_bias and type(drows) is not np.ndarray and cuda.runs_on(drows):
+            # On a GPU one pass makes both, and no product has to sum the bias's gradient.
+            (at_bias,) = places_on_gpu((bias,), drows)
+            drows, dbias = rectifier_gradient(drows, y, True, at_bias)
+            needs_bias = False
+        elif is_rectified:
             drows = relu_backward(drows, y)
 
         def of_weights():
             if needs.kernel:
                 at_kernel = gradient_place(kernel, rows, drows, takes_wider=True)
-                at_bias = gradient_place(bias, drows, takes_wider=True) if needs.bias else None
-                return kernels.linear_gradients(rows, drows, (at_kernel, at_bias), needs.bias)
-            return None, kernels.sum_of_rows(drows) if needs.bias else None
+                at_bias = gradient_place(bias, drows, takes_wider=True) if needs_bias else None
+                dkernel, summed = kernels.linear_gradients(rows, drows, (at_kernel, at_bias), needs_bias)
+                return dkernel, summed if needs_bias else dbias
+            return None, kernels.sum_of_rows(drows) if needs_bias else dbias
 
         if not needs.x:
             return None, *of_weights()

@@ -75,9 +75,9 @@ def test_a_classifier(launches, rng):
     compare(
         body, x, y, "sparse_categorical_crossentropy", optimizer, launches,
         ["adam", "batch_moments", "batch_scale_backward", "dropout", "finish", "gelu", "gradients_of_few",
-         "input_gradient_of_few", "layer_norm", "layer_norm_backward_with_sums", "linear_of_few", "relu_backward",
+         "input_gradient_of_few", "layer_norm", "layer_norm_backward_with_sums", "linear_of_few", "rectifier_gradient",
          "mean_sparse_crossentropy", "sparse_crossentropy_of_softmax_backward",
-         "squares_of_blocks", "sum_of_rows"],
+         "squares_of_blocks"],
     )  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def test_a_convolutional_network(launches, rng):
         body, x, y, loss, lambda: keras.optimizers.SGD(0.05), launches,
         ["columns", "max_pool", "max_pool_gradient_disjoint", "depthwise", "depthwise_input_gradient",
          "depthwise_kernel_gradient", "average_pool", "average_pool_gradient_disjoint",
-         "finish", "relu_backward", "bias_gradient",
+         "finish", "rectifier_gradient",
          "sparse_crossentropy_of_logits", "sparse_crossentropy_of_logits_backward", "sgd"],
     )  # fmt: skip
 

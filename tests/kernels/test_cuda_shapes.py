@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpukeras.backend import devices
-from gpukeras.kernels import dropout, indexing, linear, loss, normalization, optimizer, softmax, updates
+from gpukeras.kernels import convolution, dropout, indexing, linear, loss, normalization, optimizer, softmax, updates
 from tests.emulator.compile import reason_to_skip, schedule
 from tests.helpers import assert_close
 
@@ -139,6 +139,19 @@ class TestColumns:
         x = (1000.0 + 0.01 * rng.standard_normal((rows, columns, 1))).astype("float32")
         _, variance = on_gpu(normalization.batch_moments, x)
         np.testing.assert_allclose(variance, x.astype("float64").var(axis=(0, 2)), rtol=1e-4, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("columns", [1, 3, 8, 72, 136])
+@pytest.mark.parametrize("rows", [0, 1, 31, 33, 129, 700])
+def test_rectifier_gradient_and_its_sums(rows, columns, dtype, on_gpu, rng):
+    dy, y = (rng.integers(-2, 3, (rows, columns)).astype(dtype) for _ in range(2))
+    expected = np.where(y > 0, dy, 0)
+    for out in (None, np.full(columns, np.nan, "float32")):
+        dx, sums = on_gpu(convolution.rectifier_gradient, dy, y, True, out)
+        assert dx.dtype == dtype and sums.dtype == (dtype if out is None else "float32")
+        np.testing.assert_array_equal(dx, expected)
+        np.testing.assert_array_equal(sums, expected.sum(axis=0, dtype="float32").astype(sums.dtype))
 
 
 @pytest.mark.parametrize("n", [1, 63, 64, 65, 128, 1000])

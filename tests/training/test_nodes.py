@@ -19,7 +19,7 @@ OF_LAYERS = {
     "gradients_of_few",
     "input_gradient_of_few",
     "linear_of_few",
-    "relu_backward",
+    "rectifier_gradient",
     "softmax",
     "sum_of_chunks",
     "sum_of_rows",
