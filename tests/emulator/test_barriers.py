@@ -81,6 +81,18 @@ def gathered_rows(random):
     return batches.gather_rows, [random(1), np.array([20]), random(300).argsort(), sources, outs]
 
 
+def few_outputs(random):
+    return linear.linear, [random(5, 300), random(300, 10)]
+
+
+def input_gradient_of_few_outputs(random):
+    return linear.linear_input_gradient, [random(40, 10), random(300, 10)]
+
+
+def gradients_of_few_outputs(random):
+    return linear.linear_gradients, [random(40, 30), random(40, 10)]
+
+
 # Number of the barrier in the text, and a kernel that needs it.
 CASES = [
     (0, lamb),
@@ -94,6 +106,11 @@ CASES = [
     (OF_COMMON + 1, moments_in_chunks),
     (OF_COMMON + 2, layer_gradients),
     (OF_COMMON + 3, layer_gradients),
+    (OF_COMMON, few_outputs),
+    (OF_COMMON + 1, few_outputs),
+    (OF_COMMON + 2, few_outputs),
+    (OF_COMMON + 3, input_gradient_of_few_outputs),
+    (OF_COMMON + 4, gradients_of_few_outputs),
     (OF_COMMON, depthwise_gradient),
     (OF_COMMON, nadam),
     (OF_COMMON, matches),
