@@ -356,6 +356,7 @@ def _gathering(like, position, order, sources, outs):
         table[-2:].fill(0)
         batches.gather_from(table, like, outs)
 
+    call.kept = sources, order  # of which the table has no more than addresses
     return call
 
 
