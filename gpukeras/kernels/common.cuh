@@ -30,7 +30,11 @@ typedef float wide;
 #endif
 
 constexpr int THREADS = 256;  // of every block, in one or two dimensions
-constexpr int BLOCKS = sizeof(wide) == 8 ? 2 : 4;  // that a processor can take at least: 64 registers a thread, or 128
+#ifndef LEAST_BLOCKS  // a source that keeps more in registers says 2 before it includes this file
+#define LEAST_BLOCKS 4
+#endif
+// That a processor can take at least: 64 registers a thread, or 128.
+constexpr int BLOCKS = sizeof(wide) == 8 ? 2 : LEAST_BLOCKS;
 constexpr int WARP = 32;
 constexpr unsigned ALL_LANES = 0xffffffffu;
 

@@ -1,5 +1,7 @@
 // Convolution of every channel with filters of its own. Letters as in depthwise.py: filter f = channel multiplier + i.
 
+#define LEAST_BLOCKS 2  // strips of windows stay in registers
+
 #include "common.cuh"
 #include "windows.cuh"
 
@@ -82,4 +84,149 @@ KERNEL depthwise_kernel_gradient(index rows, index columns, const int* windows, 
   }
   __syncthreads();
   put_sum_of_lines(lines, 0, false, columns, part, out);
+}
+
+// --- Windows three places wide that follow one another along the last axis, one filter a channel ---------------------
+//
+// A thread has LANES channels of a strip: STRIP windows side by side, which see each place up to three times. What a row of
+// them sees is read once.
+
+constexpr int STRIP = 4;                   // with longer ones the registers do not suffice; depthwise.py has it, too
+constexpr int WIDTH = 3;                   // of the windows, likewise
+constexpr int SEEN = STRIP + WIDTH - 1;    // places of a row
+
+struct Strip {
+  int image, o[3];  // the first window
+};
+DEVICE Strip strip_of(const Windows& w, unsigned number, unsigned strips_of_line) {
+  unsigned line = number / strips_of_line, rest = divided(line, w.grid[1]), image = divided(rest, w.grid[0]);
+  return {int(image), {int(rest - image * unsigned(w.grid[0])), int(line - rest * unsigned(w.grid[1])),
+                       int(number - line * strips_of_line) * STRIP}};
+}
+DEVICE unsigned strips_of_line(const Windows& w) { return unsigned(w.grid[2] + STRIP - 1) / STRIP; }
+
+// By 16 bytes where all arrays begin at such boundaries.
+template <bool by_packs>
+DEVICE Pack pack_at(const real* from) {
+  Pack p;
+  if constexpr (by_packs) {
+    p.bits = *reinterpret_cast<const uint4*>(from);
+  } else {
+#pragma unroll
+    for (int c = 0; c < LANES; ++c) p.at[c] = from[c];
+  }
+  return p;
+}
+
+// What the rows a, b of a strip's windows see of x; places outside of it are not read.
+template <bool by_packs>
+struct Row {
+  Pack pack[SEEN];
+  int first;  // along the last axis
+  bool is_inside;
+
+  DEVICE Row(const Windows& w, const Strip& s, int a, int b, const real* x, int channels, int channel) {
+    int p = place_of(w, 0, s.o[0], a), q = place_of(w, 1, s.o[1], b);
+    first = s.o[2] - w.lows[2];
+    is_inside = unsigned(p) < unsigned(w.space[0]) && unsigned(q) < unsigned(w.space[1]);
+    if (!is_inside) return;
+    x += (number_of(w.space, s.image, p, q, 0) + first) * channels + channel;
+#pragma unroll
+    for (int j = 0; j < SEEN; ++j, x += channels)
+      if (has(w, j)) pack[j] = pack_at<by_packs>(x);
+  }
+  DEVICE bool has(const Windows& w, int j) const { return unsigned(first + j) < unsigned(w.space[2]); }
+};
+
+template <bool by_packs>
+DEVICE void walk_in_strips(int n, int channels, const Windows& w, bool is_flipped, const real* x, const real* weights,
+                           real* y) {
+  unsigned runs = unsigned(channels) / LANES, strips = strips_of_line(w);
+  int step = is_flipped ? -channels : channels;
+  if (is_flipped) weights += (w.size[0] * w.size[1] * WIDTH - 1) * channels;
+  for (unsigned i = unsigned(thread_of_grid()); i < unsigned(n); i += unsigned(threads_of_grid())) {
+    Strip s = strip_of(w, i / runs, strips);
+    int channel = int(i % runs) * LANES;
+    const real* weights_of_row = weights + channel;
+    wide sum[STRIP][LANES] = {};
+    for (int a = 0; a < w.size[0]; ++a)
+      for (int b = 0; b < w.size[1]; ++b, weights_of_row += WIDTH * step) {
+        Row<by_packs> row(w, s, a, b, x, channels, channel);
+        if (!row.is_inside) continue;
+#pragma unroll
+        for (int k = 0; k < WIDTH; ++k) {
+          Pack weight = pack_at<by_packs>(weights_of_row + k * step);
+#pragma unroll
+          for (int o = 0; o < STRIP; ++o)
+            if (row.has(w, o + k))
+#pragma unroll
+              for (int c = 0; c < LANES; ++c) sum[o][c] += widen(row.pack[o + k].at[c]) * widen(weight.at[c]);
+        }
+      }
+    real* to = y + (number_of(w.grid, s.image, s.o[0], s.o[1], 0) + s.o[2]) * channels + channel;
+#pragma unroll
+    for (int o = 0; o < STRIP; ++o, to += channels) {
+      if (s.o[2] + o >= w.grid[2]) break;
+      Elements<false, true> out = writes(to);
+#pragma unroll
+      for (int c = 0; c < LANES; ++c) out.value[c] = sum[o][c];
+      if constexpr (by_packs) {
+        out.store(0);
+      } else {
+#pragma unroll
+        for (int c = 0; c < LANES; ++c) to[c] = to_real(sum[o][c]);
+      }
+    }
+  }
+}
+
+// y <- sum over places of x weights[place], with the weights in reverse order where they are flipped; n strips of LANES
+// channels
+KERNEL depthwise_in_strips(int n, int channels, const int* windows, bool is_flipped, const real* x, const real* weights,
+                           real* y) {
+  const Windows& w = *reinterpret_cast<const Windows*>(windows);
+  if (are_aligned(x, weights, y)) walk_in_strips<true>(n, channels, w, is_flipped, x, weights, y);
+  else walk_in_strips<false>(n, channels, w, is_flipped, x, weights, y);
+}
+
+template <bool by_packs>
+DEVICE void sum_in_strips(index rows, index columns, const Windows& w, int channels, const real* x, const real* dy,
+                          wide (&sums)[LANES][WIDTH]) {
+  Chunk chunk = chunk_of_block(rows);
+  unsigned strips = strips_of_line(w), column = unsigned(first_of_tile()) + threadIdx.x * LANES;
+  int row_of_window = int(column / unsigned(channels)), channel = int(column - row_of_window * unsigned(channels));
+  int a = row_of_window / w.size[1], b = row_of_window % w.size[1];
+  if (column >= columns) return;
+  for (index i = chunk.start + threadIdx.y; i < chunk.stop; i += DOWN) {
+    Strip s = strip_of(w, unsigned(i), strips);
+    int p = place_of(w, 0, s.o[0], a), q = place_of(w, 1, s.o[1], b), first = s.o[2] - w.lows[2];
+    if (unsigned(p) >= unsigned(w.space[0]) || unsigned(q) >= unsigned(w.space[1])) continue;
+    int windows = w.grid[2] - s.o[2];  // that are there
+    const real* from = dy + (number_of(w.grid, s.image, s.o[0], s.o[1], 0) + s.o[2]) * channels + channel;
+    Pack gradients[STRIP];
+#pragma unroll
+    for (int o = 0; o < STRIP; ++o, from += channels)
+      if (o < windows) gradients[o] = pack_at<by_packs>(from);
+    from = x + (number_of(w.space, s.image, p, q, 0) + first) * channels + channel;
+#pragma unroll
+    for (int j = 0; j < SEEN; ++j, from += channels) {
+      if (unsigned(first + j) >= unsigned(w.space[2])) continue;
+      Pack seen = pack_at<by_packs>(from);
+#pragma unroll
+      for (int k = 0; k < WIDTH; ++k)
+        if (j >= k && j - k < STRIP && j - k < windows)
+#pragma unroll
+          for (int c = 0; c < LANES; ++c) sums[c][k] += widen(seen.at[c]) * widen(gradients[j - k].at[c]);
+    }
+  }
+}
+
+// out[k, (a, b, channel)] <- sum over all windows of what place (a, b, k) of them sees of x, times dy. A row is a strip.
+KERNEL depthwise_kernel_gradient_in_strips(index rows, index columns, const int* windows, int channels, const real* x,
+                                           const real* dy, wide* part, wide* out) {
+  const Windows& w = *reinterpret_cast<const Windows*>(windows);
+  wide sums[LANES][WIDTH] = {};
+  if (are_aligned(x, dy)) sum_in_strips<true>(rows, columns, w, channels, x, dy, sums);
+  else sum_in_strips<false>(rows, columns, w, channels, x, dy, sums);
+  put_sums(sums, true, columns, part, out);
 }

@@ -6,6 +6,8 @@
 `windows` (`gpukeras.kernels.windows.Windows`) says which places of x each place of y sees.
 """
 
+import math
+
 from gpukeras.backend import cuda, devices
 from gpukeras.kernels.kernel import kernel
 from gpukeras.kernels.windows import windows_of
@@ -13,6 +15,8 @@ from gpukeras.kernels.windows import windows_of
 __all__ = ["depthwise", "depthwise_input_gradient", "depthwise_kernel_gradient"]
 
 _CUDA = cuda.Source("depthwise")
+
+_STRIP, _WIDTH = 4, 3  # windows that a thread has along the last axis, and the places of each, as depthwise.cu has them
 
 
 @kernel
@@ -33,8 +37,31 @@ def depthwise(x, weights, windows):
     y = devices.array_module(x).empty((x.shape[0], *windows.grid, filters), x.dtype)
     if not cuda.has_places(windows, x, y):
         return NotImplemented
+    if _has_strips(windows, filters, multiplier, x.dtype):
+        _launch_strips(x, weights, windows, False, y)
+        return y
     _CUDA.places("depthwise", y, filters, windows, multiplier, x, weights, y)
     return y
+
+
+def _has_strips(windows, filters, multiplier, dtype):
+    """Whether threads can walk along the last axis: windows of three places that follow one another."""
+    along = windows.size[-1], windows.strides[-1], windows.dilation[-1]
+    return along == (_WIDTH, 1, 1) and multiplier == 1 and filters % cuda.lanes(dtype) == 0
+
+
+def _strips(windows, batch):
+    """How many runs of windows along the last axis there are for threads."""
+    return batch * math.prod(windows.grid[:-1]) * -(-windows.grid[-1] // _STRIP)
+
+
+def _launch_strips(x, weights, windows, is_flipped, y):
+    """y ← the convolution of x, with the places of the weights in reverse order where they are flipped."""
+    channels, numbers = x.shape[-1], cuda.geometry(windows, devices.array_module(x))
+    count = _strips(windows, len(x)) * channels // cuda.lanes(x.dtype)
+    blocks = min(max(-(-count // cuda.THREADS), 1), cuda.MAX_BLOCKS)
+    arguments = count, channels, numbers, is_flipped, x, weights, y
+    _CUDA.launch("depthwise_in_strips", x, (blocks,), (cuda.THREADS,), *arguments)
 
 
 @depthwise.samples
@@ -60,6 +87,9 @@ def depthwise_input_gradient(dy, weights, windows):
     dx = devices.array_module(dy).empty((dy.shape[0], *windows.space, channels), dy.dtype)
     if not cuda.has_places(windows, dy, dx):
         return NotImplemented
+    if windows.mirrored is not None and _has_strips(windows, channels, multiplier, dy.dtype):
+        _launch_strips(dy, weights, windows.mirrored, True, dx)
+        return dx
     _CUDA.places("depthwise_input_gradient", dx, channels, windows, multiplier, dy, weights, dx)
     return dx
 
@@ -87,6 +117,12 @@ def depthwise_kernel_gradient(x, dy, windows):
     if not cuda.has_places(windows, x, dy):
         return NotImplemented
     filters, channels = dy.shape[-1], x.shape[-1]
+    if _has_strips(windows, filters, filters // channels, x.dtype) and dy.size:
+        rows, numbers = _strips(windows, len(x)), cuda.geometry(windows, devices.array_module(x))
+        columns = windows.count // _WIDTH * channels
+        name = "depthwise_kernel_gradient_in_strips"
+        sums = _CUDA.columns(name, x, rows, columns, _WIDTH, numbers, channels, x, dy).astype(x.dtype, copy=False)
+        return devices.array_module(x).moveaxis(sums.reshape(_WIDTH, *windows.size[:-1], channels, 1), 0, x.ndim - 3)
     rows, columns = dy.size // filters, windows.count * filters
     settings = cuda.geometry(windows, devices.array_module(x)), filters, filters // channels
     sums = _CUDA.columns("depthwise_kernel_gradient", x, rows, columns, 1, *settings, x, dy).astype(x.dtype, copy=False)
@@ -129,3 +165,10 @@ def _samples(random, dtype):
     yield sample((3, 20, 4), (4, 4, 3), (1,), "same", (2,))
     yield sample((2, 5, 5, 2), (1, 1, 2, 1), (1, 1), "valid", (1, 1))
     yield sample((0, 5, 5, 2), (3, 3, 2, 2), (1, 1), "same", (1, 1))
+    for padding in "same", "valid":  # in strips
+        yield sample((2, 6, 9, 16), (3, 3, 16, 1), (1, 1), padding, (1, 1))
+    yield sample((2, 9, 5, 24), (2, 3, 24, 1), (2, 1), "same", (1, 1))
+    yield sample((3, 21, 16), (3, 16, 1), (1,), "causal", (1,))
+    yield sample((2, 4, 3, 5, 8), (2, 1, 3, 8, 1), (1, 1, 1), "same", (1, 1, 1))
+    yield sample((0, 5, 5, 16), (3, 3, 16, 1), (1, 1), "same", (1, 1))
+    yield sample((300, 6, 7, 16), (3, 3, 16, 1), (1, 1), "same", (1, 1))  # several chunks

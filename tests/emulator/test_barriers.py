@@ -68,7 +68,7 @@ def layer_gradients(random):
 
 def depthwise_gradient(random):
     windows = windows_of((6, 5), (3, 3), (1, 1), "same", (1, 1))
-    return depthwise.depthwise_kernel_gradient, [random(2, 6, 5, 4), random(2, 6, 5, 4) + 1, windows]
+    return depthwise.depthwise_kernel_gradient, [random(2, 6, 5, 3), random(2, 6, 5, 3) + 1, windows]
 
 
 def matches(random):

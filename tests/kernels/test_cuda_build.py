@@ -121,7 +121,8 @@ def test_compiles_without_spills(name, dtype, architecture):
     assert set(found) == set(source.parameters), "KERNEL lines and compiled functions differ"
     for kernel, (registers, spills) in found.items():
         assert spills == 0, f"{kernel}: {spills} bytes are spilled"
-        assert registers <= MOST_REGISTERS.get(dtype, REGISTERS), f"{kernel} takes {registers} registers"
+        most = 128 if "#define LEAST_BLOCKS 2" in source.text else REGISTERS
+        assert registers <= MOST_REGISTERS.get(dtype, most), f"{kernel} takes {registers} registers"
 
 
 def test_a_sum_by_atomics_is_found():
