@@ -1,6 +1,7 @@
 // Activations and their derivatives. Formulas as in activation.py; `slope`, where it is there, gets dy/dx.
 
 #include "common.cuh"
+#include "pairs.cuh"
 
 // y <- max(x, 0)
 KERNEL relu(index n, const real* x, real* y) {
@@ -34,7 +35,7 @@ DEVICE wide normal_distribution(wide x, wide& density) {
 
 // y <- x Phi(x);  slope <- Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi)
 KERNEL gelu(index n, const real* x, real* y, real* slope) {
-  elementwise(n, [=](wide v, wide& out, wide& s) {
+  by_pairs(n, [=](wide v, wide& out, wide& s) {
     wide density, below = normal_distribution(v, density);
     out = v * below;
     if (slope) s = below + v * density * wide(0.39894228040143268);
@@ -45,22 +46,25 @@ KERNEL gelu(index n, const real* x, real* y, real* slope) {
 // slope <- s + 2 c x (1 + 3 0.044715 x^2) s (1 - s)
 KERNEL gelu_by_tanh(index n, const real* x, real* y, real* slope) {
   const wide c = wide(1.5957691216057307), a = wide(0.044715);  // twice the c above
-  elementwise(n, [=](wide v, wide& out, wide& d) {
-    wide square = v * v, e = exponential_to_real(-v * (c + c * a * square)), s = 1 / (1 + e);
+  by_pairs(n, [=](wide v, wide& out, wide& d) {
+    wide square = v * v, e = exponential_to_real(-v * (c + c * a * square)), s = quotient(1, 1 + e);
     out = v * s;
     d = s + out * (c + 3 * c * a * square) * (1 - s);
   }, reads(x), writes(y), writes(slope));
 }
 
+// 1 / (1 + exp(-x)) to as many digits as `real` holds
+DEVICE wide sigmoid_to_real(wide x) { return quotient(1, 1 + exponential_to_real(-x)); }
+
 // y <- 1 / (1 + exp(-x))
 KERNEL logistic(index n, const real* x, real* y) {
-  elementwise(n, [](wide v, wide& out) { out = sigmoid(v); }, reads(x), writes(y));
+  by_pairs(n, [](wide v, wide& out) { out = sigmoid_to_real(v); }, reads(x), writes(y));
 }
 
 // y <- x s,  s = 1 / (1 + exp(-x));  slope <- s + y (1 - s)
 KERNEL silu(index n, const real* x, real* y, real* slope) {
-  elementwise(n, [=](wide v, wide& out, wide& s) {
-    wide sigma = sigmoid(v);
+  by_pairs(n, [=](wide v, wide& out, wide& s) {
+    wide sigma = sigmoid_to_real(v);
     out = v * sigma;
     s = sigma + out * (1 - sigma);
   }, reads(x), writes(y), writes(slope));

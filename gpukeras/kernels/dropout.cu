@@ -1,6 +1,7 @@
 // Dropout without a stored mask: the backward pass draws the same bits again.
 
 #include "common.cuh"
+#include "pairs.cuh"
 #include "philox.cuh"
 
 constexpr int GROUP = 8;  // elements that a thread draws for at once: one counter by half words, two by whole ones
@@ -27,10 +28,10 @@ DEVICE uint32 kept(uint32 group, uint32 key, uint32 draw, uint32 threshold, bool
 
 // y <- x scale where the element's random number is at least the threshold, else 0;  state holds key and draw
 //
-// A warp has 64 groups at a time, which it reads before it draws. It reads and writes them pack by pack, its lanes side by
+// A warp has 64 groups at a time, or 128 of 16 bits, which it reads before it draws. It reads and writes them pack by pack, its lanes side by
 // side; the masks come from the lanes that drew them.
 KERNEL dropout(index n, const real* x, const uint32* state, index threshold, bool by_half_words, wide scale, real* y) {
-  constexpr int PACKS = GROUP / LANES, BATCH = 2;  // packs of a group, groups of a thread at a time
+  constexpr int PACKS = GROUP / LANES, BATCH = PACKS == 1 ? 4 : 2;  // packs of a group, groups of a thread at a time
   constexpr int OF_WARP = BATCH * WARP;
   uint32 key = state[0], draw = state[1];
   bool drops_all = threshold > 0xffffffff;
@@ -68,26 +69,27 @@ KERNEL dropout(index n, const real* x, const uint32* state, index threshold, boo
   }
 }
 
-// A mask's bytes in the place of `Elements`: as many of them as those have numbers.
+// A mask of bytes beside `Elements`, all that belong to a pack at once.
 struct Mask {
   const int8* array;
   bool value[LANES];
+  Run<int8, LANES> fetched[UNDER_WAY];
 
   DEVICE bool is_aligned() const { return reinterpret_cast<unsigned long long>(array) % LANES == 0; }
-  DEVICE void load(index pack) {
-    struct alignas(LANES) Bytes {
-      int8 at[LANES];
-    } bytes = reinterpret_cast<const Bytes*>(array)[pack];
-#pragma unroll
-    for (int k = 0; k < LANES; ++k) value[k] = bytes.at[k];
-  }
   DEVICE void load_one(index i) { value[0] = array[i]; }
   DEVICE void store(index) const {}
   DEVICE void store_one(index) const {}
 };
+DEVICE void fetch(Mask& x, int slot, index pack) {
+  x.fetched[slot].bits = reinterpret_cast<const Run<int8, LANES>::AsBits*>(x.array)[pack];
+}
+DEVICE void take(Mask& x, int slot) {
+#pragma unroll
+  for (int k = 0; k < LANES; ++k) x.value[k] = x.fetched[slot].at[k];
+}
 
 // y <- x scale where all bits of the mask are set, 0 where none is
 KERNEL masked(index n, const real* x, const int8* mask, wide scale, real* y) {
-  elementwise(n, [=](wide v, bool is_kept, wide& out) { out = is_kept ? v * scale : wide(0); }, reads(x), Mask{mask},
-              writes(y));
+  by_pairs(n, [=](wide v, bool is_kept, wide& out) { out = is_kept ? v * scale : wide(0); }, reads(x), Mask{mask},
+           writes(y));
 }

@@ -1,7 +1,7 @@
 // What stands around an update rule, on flat arrays and in place. Formulas as in updates.py.
 
 #include "common.cuh"
-#include "wides.cuh"
+#include "pairs.cuh"
 
 // part[block] <- sum of x^2 over the block's elements
 KERNEL squares_of_blocks(index n, const real* x, wide* part) {
@@ -35,7 +35,7 @@ KERNEL copy_all(wide* target_0, const real* source_0, index n_0, wide* target_1,
     case 6: target = target_6, source = source_6, n = n_6; break;
     case 7: target = target_7, source = source_7, n = n_7; break;
   }
-  elementwise(n, [](wide from, wide& to) { to = from; }, reads(source), WrittenWides{{target}});
+  widen_into(n, source, target);
 }
 
 // param <- param - rate param
@@ -60,7 +60,7 @@ KERNEL copy_where(index n, const real* source, const bool* condition, real* targ
 // part[block] <- how many of the block's elements of grad are not finite;  grad <- grad / scale
 KERNEL unscale(index n, const wide* scale, real* grad, wide* part) {
   wide s = *scale, count = 0;
-  elementwise(n, [&](wide& g) {
+  by_pairs(n, [&](wide& g) {
     count += wide(!(absolute(g) < infinity()));
     g /= s;
   }, updates(grad));

@@ -112,7 +112,7 @@ def copy_all(like, targets, sources):
         several = copies[first : first + _MOST_COPIED]
         given = [value for target, source in several for value in (target, source, source.size)]
         given += [None, None, 0] * (_MOST_COPIED - len(several))
-        blocks = cuda.blocks_of(max(source.size for _, source in several), like.dtype)
+        blocks = cuda.blocks_of(max(source.size for _, source in several), wide)
         _CUDA.launch("copy_all", like, (blocks, len(several)), (cuda.THREADS,), *given)
     return None
 
