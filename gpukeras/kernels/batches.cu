@@ -8,21 +8,35 @@
 
 constexpr int MOST = 4;  // arrays of a launch; batches.py has it too
 
-// Numbers of units are divided by those of a row: in 32 bits where they fit, since only such divisions are fast.
-template <class Unit, class Number>
-DEVICE void copy_units(Number n, Number units, const int8* source, const index* order, index position, int8* out) {
-  for (Number i = Number(thread_of_grid()); i < n; i += Number(threads_of_grid())) {
-    Number row = i / units;
-    index place = position + row;
-    if (order) place = order[place];
-    reinterpret_cast<Unit*>(out)[i] = reinterpret_cast<const Unit*>(source)[place * units + (i - row * units)];
+// out[i] <- row order[position + i] of the source, in units that `Number` counts, of which a thread has some under way.
+template <class Unit, class Number, int under_way>
+DEVICE void copy_units(index rows, index size, const int8* source, const index* order, index position, int8* out) {
+  const Unit* from = reinterpret_cast<const Unit*>(source);
+  Number units = Number(size / sizeof(Unit)), count = Number(rows) * units;
+  Number first = Number(thread_of_grid()), stride = Number(threads_of_grid());
+  for (Number i = first; i < count; i += under_way * stride) {
+    index place[under_way];
+    Unit unit[under_way];
+#pragma unroll
+    for (int slot = 0; slot < under_way; ++slot) {
+      Number k = i + slot * stride, row = k / units;
+      place[slot] = position + row;
+      if (order && k < count) place[slot] = order[place[slot]];
+      place[slot] = place[slot] * units + (k - row * units);
+    }
+#pragma unroll
+    for (int slot = 0; slot < under_way; ++slot)
+      if (i + slot * stride < count) unit[slot] = from[place[slot]];
+#pragma unroll
+    for (int slot = 0; slot < under_way; ++slot)
+      if (i + slot * stride < count) reinterpret_cast<Unit*>(out)[i + slot * stride] = unit[slot];
   }
 }
+
 template <class Unit>
 DEVICE void copy_rows(index rows, index size, const int8* source, const index* order, index position, int8* out) {
-  index units = size / sizeof(Unit);
-  if (rows * units < index(1) << 31) copy_units<Unit, unsigned>(rows * units, units, source, order, position, out);
-  else copy_units<Unit, index>(rows * units, units, source, order, position, out);
+  if (rows * size < (1ll << 31)) copy_units<Unit, unsigned, 4>(rows, size, source, order, position, out);
+  else copy_units<Unit, index, 1>(rows, size, source, order, position, out);
 }
 
 // out_k[i] <- row order[position + i] of array first + k, of size_k bytes, for all rows i;  position += advance

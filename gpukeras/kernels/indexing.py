@@ -10,7 +10,7 @@ from gpukeras.kernels.kernel import kernel
 __all__ = ["add_rows", "take_rows"]
 
 _CUDA = cuda.Source("indexing")
-_CHUNK = 64  # sorted numbers that a thread of the CUDA kernel walks over
+_CHUNK = 32  # sorted numbers that a warp of the CUDA kernel walks over
 _MOST = 8 * 65535 * _CHUNK  # rows of a launch: what a grid's second axis can have
 
 
@@ -61,15 +61,20 @@ def add_rows(values, index, total):
     n, columns = len(values), math.prod(values.shape[1:])
     if not values.size:
         return None
+    if len(total) > cuda.MAX_INDEX:
+        return NotImplemented
     for start in range(_MOST, n, _MOST):  # one part after the other: atomics would add them in any order
         add_rows(values[start : start + _MOST], index[start : start + _MOST], total)
-    n, values, index = min(n, _MOST), values[:_MOST], index[:_MOST].astype(np.int64, copy=False)
+    n, values, index = min(n, _MOST), values[:_MOST], index[:_MOST].astype(np.int32, copy=False)
     chunks = -(-n // _CHUNK)
     order = index.argsort(kind="stable")
     part, runs = xp.empty((chunks, 2, columns), cuda.wide_dtype(values.dtype)), index[order]
-    grid, block = (-(-columns // 32), -(-chunks // 8)), (32, 8)
+    width = cuda.lanes(values.dtype) if columns % cuda.lanes(values.dtype) == 0 else 1
+    down, block = -(-chunks // 8), (32, 8)
+    grid = -(-columns // (32 * width)), down
     _CUDA.launch("add_runs", values, grid, block, n, columns, len(total), runs, order, values, part, total)
     if chunks > 1:
+        grid = -(-columns // 32), down
         _CUDA.launch("add_parts", values, grid, block, n, columns, len(total), runs, part, total)
     return None
 
