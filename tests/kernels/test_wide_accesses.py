@@ -97,7 +97,7 @@ def test_elements_are_read_and_written_by_16_bytes(name, dtype):
         ("batches", "gather_rows", (1, 1)),
         ("dropout", "dropout", (1, 1)),
         ("dropout", "masked", (1, 1)),
-        ("sums", "matches_of_blocks", (0, 0)),
+        ("sums", "matches_of_blocks", (1, 0)),
     ],
 )
 def test_what_a_kernel_should_do_is_read_from_its_text(source, name, reads_and_writes):
