@@ -374,6 +374,7 @@ def _add_rows(a):
 _COPIES = (
     Roofline(arithmetic.add, 3, _of_arrays(2)),
     Roofline(arithmetic.add_to, 3, _of_arrays(2)),
+    Roofline(arithmetic.subtract, 3, _of_arrays(2)),
     Roofline(arithmetic.multiply, 3, _of_arrays(2)),
     Roofline(casts.narrow, 1, _of_arrays(2), wide=1, dtypes=("bfloat16",)),
     Roofline(casts.widen, 1, _of_arrays(2), wide=1, dtypes=("bfloat16",)),

@@ -110,16 +110,15 @@ def add_gradient(known, owned, key, d):
     if before.dtype.itemsize != d.dtype.itemsize:  # 16 bits, and float32 that an op wrote where the optimizer wants it
         dtype = max(before.dtype, d.dtype, key=lambda dtype: dtype.itemsize)
         before, d = before.astype(dtype, copy=False), d.astype(dtype, copy=False)
-    if type(before) is np.ndarray or isinstance(before, np.generic):
-        if key in owned and before.dtype == d.dtype:
-            before += d
-            known[key] = before  # NumPy gives scalars for shape (), which += does not change
-            return
-        known[key] = before + d
-    elif key in owned and before.dtype == d.dtype:
-        arithmetic.add_to(before, d)
+    is_owned = key in owned and before.dtype == d.dtype
+    if type(before) is not type(d) or type(before) is np.ndarray:
+        if is_owned:
+            before += d  # NumPy gives scalars for shape (), which += does not change
+        else:
+            before = before + d
     else:
-        known[key] = arithmetic.add(before, d)
+        before = arithmetic.add_to(before, d) if is_owned else arithmetic.add(before, d)
+    known[key] = before
     owned.add(key)
 
 

@@ -1,13 +1,19 @@
-// Sums and products of arrays of one shape. CuPy's own read 16-bit numbers one by one, in three times the time.
+// Arithmetic of two arrays alike.
 
 #include "common.cuh"
+#include "pairs.cuh"
 
 // out <- a + b
 KERNEL add(index n, const real* a, const real* b, real* out) {
-  elementwise(n, [](wide u, wide v, wide& sum) { sum = u + v; }, reads(a), reads(b), writes(out));
+  by_pairs(n, [](wide x, wide y, wide& to) { to = x + y; }, reads(a), reads(b), writes(out));
+}
+
+// out <- a - b
+KERNEL subtract(index n, const real* a, const real* b, real* out) {
+  by_pairs(n, [](wide x, wide y, wide& to) { to = x - y; }, reads(a), reads(b), writes(out));
 }
 
 // out <- a b
 KERNEL multiply(index n, const real* a, const real* b, real* out) {
-  elementwise(n, [](wide u, wide v, wide& product) { product = u * v; }, reads(a), reads(b), writes(out));
+  by_pairs(n, [](wide x, wide y, wide& to) { to = x * y; }, reads(a), reads(b), writes(out));
 }

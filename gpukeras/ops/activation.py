@@ -3,6 +3,8 @@
 import functools
 import math
 
+import numpy as np
+
 from gpukeras.autograd.op import op
 from gpukeras.autograd.scope import current
 from gpukeras.backend import cuda, devices
@@ -74,7 +76,9 @@ def _sloped(kernel, x):
     kernel(x, y, slope)
 
     def backward(dy, needs):
-        return (arithmetic.multiply(dy.astype(x.dtype, copy=False), slope).astype(dtype, copy=False),)
+        dy = dy.astype(x.dtype, copy=False)
+        dx = dy * slope if xp is np else arithmetic.multiply(dy, slope)
+        return (dx.astype(dtype, copy=False),)
 
     return y.astype(dtype, copy=False), backward
 

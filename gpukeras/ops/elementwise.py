@@ -176,7 +176,8 @@ def add(x1, x2, /):
             unbroadcast(dy, x2) if needs.x2 else None,
         )
 
-    return a + b if type(a) is np.ndarray else arithmetic.add(a, b), backward
+    by_operator = type(a) is np.ndarray or type(a) is not type(b)
+    return a + b if by_operator else arithmetic.add(a, b), backward
 
 
 @op
@@ -197,7 +198,8 @@ def subtract(x1, x2, /):
             unbroadcast(-dy, x2) if needs.x2 else None,
         )
 
-    return a - b, backward
+    by_operator = type(a) is np.ndarray or type(a) is not type(b)
+    return a - b if by_operator else arithmetic.subtract(a, b), backward
 
 
 @op
@@ -211,14 +213,15 @@ def multiply(x1, x2, /):
         array([3., 3.])
     """
     a, b = promote(x1, x2)
+    by_operator = type(a) is np.ndarray or type(a) is not type(b)
 
     def backward(dy, needs):
         return (
-            unbroadcast(arithmetic.multiply(dy, b), x1) if needs.x1 else None,
-            unbroadcast(arithmetic.multiply(dy, a), x2) if needs.x2 else None,
+            unbroadcast(dy * b if by_operator else arithmetic.multiply(dy, b), x1) if needs.x1 else None,
+            unbroadcast(dy * a if by_operator else arithmetic.multiply(dy, a), x2) if needs.x2 else None,
         )
 
-    return a * b if type(a) is np.ndarray else arithmetic.multiply(a, b), backward
+    return a * b if by_operator else arithmetic.multiply(a, b), backward
 
 
 @op
