@@ -153,7 +153,9 @@ def main(arguments=None):
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)}; default: all")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, to see that it works")
     parser.add_argument("--json", metavar="FILE", help="where the figures are written")
-    parser.add_argument("--models", help="some whose steps are timed, also in one type: mlp,gpt2:mixed_bfloat16")
+    parser.add_argument(
+        "--models", help="whose steps are timed, in this order, also in one type: gpt2:mixed_bfloat16,mlp"
+    )
     parser.add_argument("--seconds", type=float, default=0.5, help="length of each timing")
     parser.add_argument("--limit", type=float, default=540, help="seconds after which what has not begun is left out")
     parser.add_argument("--together", action="store_true", help="all parts in this process")

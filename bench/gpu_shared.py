@@ -128,7 +128,7 @@ class Bench:
         is_tiny: Sizes at which a CUDA made of NumPy is fast enough for a test.
         seconds: Length of each timing.
         limit: Seconds after which what has not begun is left out.
-        models: ``(name, type)`` of the models whose steps are timed, with "" for both types; None for all.
+        models: ``(name, type)`` of the models whose steps are timed, in order, with "" for both types; None for all.
     """
 
     def __init__(self, is_tiny=False, seconds=0.5, limit=math.inf, models=None):

@@ -55,7 +55,8 @@ def run(bench):
         cells = {"model": name, "type": policy, "engine": engine}
         return bench.row(cells, lambda: function(bench, judge, name, policy, *arguments))
 
-    wanted = [(name, policy) for name in MODELS for policy in POLICIES if _is_asked(bench.models, name, policy)]
+    models = [(name, "") for name in MODELS] if bench.models is None else bench.models
+    wanted = [(name, policy) for name, asked in models for policy in POLICIES if asked in ("", policy)]
     for name, policy in wanted:
         yield row("losses", _agree, name, policy)
         for way, settings in WAYS.items():
@@ -70,10 +71,6 @@ def run(bench):
         yield row("jax jit", _jax, name, policy, jax)
     for name, policy in wanted if torch is not None else ():
         yield row(COMPILED, _torch, name, policy, torch, True)
-
-
-def _is_asked(models, name, policy):
-    return models is None or (name, policy) in models or (name, "") in models
 
 
 class _Judge:
