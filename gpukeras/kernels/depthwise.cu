@@ -189,44 +189,56 @@ KERNEL depthwise_in_strips(int n, int channels, const int* windows, bool is_flip
   else walk_in_strips<false>(n, channels, w, is_flipped, x, weights, y);
 }
 
-template <bool by_packs>
-DEVICE void sum_in_strips(index rows, index columns, const Windows& w, int channels, const real* x, const real* dy,
-                          wide (&sums)[LANES][WIDTH]) {
+// sums[c, row and place of it] += what they see of x, times dy, for the strips of a chunk
+template <int rows_of_window, bool by_packs>
+DEVICE void sum_in_strips(index rows, index columns, const Windows& w, const real* x, const real* dy,
+                          wide (&sums)[LANES][rows_of_window * WIDTH]) {
   Chunk chunk = chunk_of_block(rows);
-  unsigned strips = strips_of_line(w), column = unsigned(first_of_tile()) + threadIdx.x * LANES;
-  int row_of_window = int(column / unsigned(channels)), channel = int(column - row_of_window * unsigned(channels));
-  int a = row_of_window / w.size[1], b = row_of_window % w.size[1];
-  if (column >= columns) return;
-  for (index i = chunk.start + threadIdx.y; i < chunk.stop; i += DOWN) {
-    Strip s = strip_of(w, unsigned(i), strips);
-    int p = place_of(w, 0, s.o[0], a), q = place_of(w, 1, s.o[1], b), first = s.o[2] - w.lows[2];
-    if (unsigned(p) >= unsigned(w.space[0]) || unsigned(q) >= unsigned(w.space[1])) continue;
-    int windows = w.grid[2] - s.o[2];  // that are there
-    const real* from = dy + (number_of(w.grid, s.image, s.o[0], s.o[1], 0) + s.o[2]) * channels + channel;
+  unsigned strips = strips_of_line(w);
+  unsigned channel = unsigned(first_of_tile()) + threadIdx.x * LANES;
+  if (channel >= unsigned(columns)) return;
+  for (unsigned i = unsigned(chunk.start) + threadIdx.y; i < unsigned(chunk.stop); i += DOWN) {
+    Strip s = strip_of(w, i, strips);
+    int first = s.o[2] - w.lows[2], windows = w.grid[2] - s.o[2];  // windows that are there
+    // There are fewer than 2^31 elements.
+    unsigned at = (unsigned(number_of(w.grid, s.image, s.o[0], s.o[1], 0)) + s.o[2]) * unsigned(columns) + channel;
     Pack gradients[STRIP];
 #pragma unroll
-    for (int o = 0; o < STRIP; ++o, from += channels)
-      if (o < windows) gradients[o] = pack_at<by_packs>(from);
-    from = x + (number_of(w.space, s.image, p, q, 0) + first) * channels + channel;
+    for (int o = 0; o < STRIP; ++o, at += unsigned(columns))
+      if (o < windows) gradients[o] = pack_at<by_packs>(dy + at);
 #pragma unroll
-    for (int j = 0; j < SEEN; ++j, from += channels) {
-      if (unsigned(first + j) >= unsigned(w.space[2])) continue;
-      Pack seen = pack_at<by_packs>(from);
+    for (int row = 0; row < rows_of_window; ++row) {
+      int p = place_of(w, 0, s.o[0], w.size[1] == 1 ? row : 0), q = place_of(w, 1, s.o[1], w.size[1] == 1 ? 0 : row);
+      if (unsigned(p) >= unsigned(w.space[0]) || unsigned(q) >= unsigned(w.space[1])) continue;
+      at = (unsigned(number_of(w.space, s.image, p, q, 0)) + first) * unsigned(columns) + channel;
 #pragma unroll
-      for (int k = 0; k < WIDTH; ++k)
-        if (j >= k && j - k < STRIP && j - k < windows)
+      for (int j = 0; j < SEEN; ++j, at += unsigned(columns)) {
+        if (unsigned(first + j) >= unsigned(w.space[2])) continue;
+        Pack seen = pack_at<by_packs>(x + at);
 #pragma unroll
-          for (int c = 0; c < LANES; ++c) sums[c][k] += widen(seen.at[c]) * widen(gradients[j - k].at[c]);
+        for (int k = 0; k < WIDTH; ++k)
+          if (j >= k && j - k < STRIP && j - k < windows)
+#pragma unroll
+            for (int c = 0; c < LANES; ++c)
+              sums[c][row * WIDTH + k] += widen(seen.at[c]) * widen(gradients[j - k].at[c]);
+      }
     }
   }
 }
 
-// out[k, (a, b, channel)] <- sum over all windows of what place (a, b, k) of them sees of x, times dy. A row is a strip.
-KERNEL depthwise_kernel_gradient_in_strips(index rows, index columns, const int* windows, int channels, const real* x,
-                                           const real* dy, wide* part, wide* out) {
-  const Windows& w = *reinterpret_cast<const Windows*>(windows);
-  wide sums[LANES][WIDTH] = {};
-  if (are_aligned(x, dy)) sum_in_strips<true>(rows, columns, w, channels, x, dy, sums);
-  else sum_in_strips<false>(rows, columns, w, channels, x, dy, sums);
+template <int rows_of_window>
+DEVICE void put_sums_of_strips(index rows, index columns, const Windows& w, const real* x, const real* dy, wide* part,
+                               wide* out) {
+  wide sums[LANES][rows_of_window * WIDTH] = {};
+  if (are_aligned(x, dy)) sum_in_strips<rows_of_window, true>(rows, columns, w, x, dy, sums);
+  else sum_in_strips<rows_of_window, false>(rows, columns, w, x, dy, sums);
   put_sums(sums, true, columns, part, out);
+}
+
+// dweights[place, channel] <- sum over all windows of x dy, for windows of one or three rows. A row here is a strip.
+KERNEL depthwise_kernel_gradient_in_strips(index rows, index columns, const int* windows, const real* x, const real* dy,
+                                           wide* part, wide* out) {
+  const Windows& w = *reinterpret_cast<const Windows*>(windows);
+  if (w.size[0] * w.size[1] == 1) put_sums_of_strips<1>(rows, columns, w, x, dy, part, out);
+  else put_sums_of_strips<3>(rows, columns, w, x, dy, part, out);
 }

@@ -117,14 +117,17 @@ def depthwise_kernel_gradient(x, dy, windows):
     if not cuda.has_places(windows, x, dy):
         return NotImplemented
     filters, channels = dy.shape[-1], x.shape[-1]
-    if _has_strips(windows, filters, filters // channels, x.dtype) and dy.size:
-        rows, numbers = _strips(windows, len(x)), cuda.geometry(windows, devices.array_module(x))
-        columns = windows.count // _WIDTH * channels
-        name = "depthwise_kernel_gradient_in_strips"
-        sums = _CUDA.columns(name, x, rows, columns, _WIDTH, numbers, channels, x, dy).astype(x.dtype, copy=False)
-        return devices.array_module(x).moveaxis(sums.reshape(_WIDTH, *windows.size[:-1], channels, 1), 0, x.ndim - 3)
+    numbers = cuda.geometry(windows, devices.array_module(x))
+    if (
+        _has_strips(windows, filters, filters // channels, x.dtype)
+        and windows.count in (_WIDTH, 3 * _WIDTH)
+        and dy.size
+    ):
+        rows, name = _strips(windows, len(x)), "depthwise_kernel_gradient_in_strips"
+        sums = _CUDA.columns(name, x, rows, channels, windows.count, numbers, x, dy).astype(x.dtype, copy=False)
+        return sums.reshape(*windows.size, channels, 1)
     rows, columns = dy.size // filters, windows.count * filters
-    settings = cuda.geometry(windows, devices.array_module(x)), filters, filters // channels
+    settings = numbers, filters, filters // channels
     sums = _CUDA.columns("depthwise_kernel_gradient", x, rows, columns, 1, *settings, x, dy).astype(x.dtype, copy=False)
     return sums.reshape(*windows.size, channels, -1)
 
