@@ -12,22 +12,23 @@ DEVICE void take(Elements<false, true>&, int) {}
 // function(elements...) for arrays of n elements, as `elementwise` has it; what is read must be there.
 template <class Function, class... Arrays>
 DEVICE void by_pairs(index n, Function function, Arrays... arrays) {
-  index first = thread_of_grid(), stride = threads_of_grid(), packs = (arrays.is_aligned() && ...) ? n / LANES : 0;
-  for (index i = first; i < packs; i += UNDER_WAY * stride) {
+  bool is_aligned = (arrays.is_aligned() && ...);
+  index first = thread_of_grid(), stride = threads_of_grid(), packs = is_aligned ? n / LANES : 0;
+  for (index pack = first; pack < packs; pack += UNDER_WAY * stride) {
 #pragma unroll
     for (int slot = 0; slot < UNDER_WAY; ++slot)
-      if (i + slot * stride < packs) (fetch(arrays, slot, i + slot * stride), ...);
+      if (pack + slot * stride < packs) (fetch(arrays, slot, pack + slot * stride), ...);
 #pragma unroll
     for (int slot = 0; slot < UNDER_WAY; ++slot) {
-      if (i + slot * stride >= packs) break;
+      if (pack + slot * stride >= packs) break;
       (take(arrays, slot), ...);
 #pragma unroll
       for (int k = 0; k < LANES; ++k) function(arrays.value[k]...);
-      (arrays.store(i + slot * stride), ...);
+      (arrays.store(pack + slot * stride), ...);
     }
   }
 #pragma unroll 1
-  for (index i = packs * LANES + first; i < n; i += stride) {
+  for (index i = first + packs * LANES; i < n; i += stride) {
     (arrays.load_one(i), ...);
     function(arrays.value[0]...);
     (arrays.store_one(i), ...);
