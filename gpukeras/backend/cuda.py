@@ -50,7 +50,8 @@ _LONG_ROW = 1024  # elements up to which a warp works on a row, 32 a thread; a b
 _HELD = 32  # numbers of rows that a thread keeps in registers, as common.cuh has it
 _ACROSS, _DOWN = 8, THREADS // 8  # threads of a block that sums over rows: each has 16 bytes of 32 rows in turn
 _COLUMN_BLOCKS = 528  # of such a kernel: four for each processor; moments took 13 % longer with twice as many
-_CHUNK = 256  # rows, at least, that such a block sums up: less time than another kernel takes to start
+_CHUNK = 128  # rows, at least, that such a block sums up: four for a thread, which are read at once
+_ONE_CHUNK = 512  # rows, fewer than that, that one block sums up: less time than another kernel takes to start
 _STRIP = 8  # columns of a thread that has the same ones of many rows, as normalization.cu has it,
 _STRIP_ROWS, _STRIP_BLOCKS = 16, 512  # rows, at least, that it has, and blocks, at most
 
@@ -262,7 +263,7 @@ class Source:
         """
         xp = devices.array_module(like)
         tiles = -(-columns // (_ACROSS * lanes(like.dtype)))
-        chunks = max(1, min(rows // _CHUNK, _COLUMN_BLOCKS // max(tiles, 1), _COLUMN_BLOCKS))
+        chunks = 1 if rows < _ONE_CHUNK else max(1, min(rows // _CHUNK, _COLUMN_BLOCKS // max(tiles, 1)))
         out = xp.empty((count, columns), wide_dtype(like.dtype)) if out is None else out
         parts = None if chunks == 1 else xp.empty((count, chunks, columns), wide_dtype(like.dtype))
         if columns:

@@ -53,9 +53,17 @@ DEVICE double narrow(double x, double) { return x; }
 #elif defined(REAL_FLOAT16)
 DEVICE wide widen(__half x) { return __half2float(x); }
 DEVICE __half narrow(float x, __half) { return __float2half_rn(x); }
+DEVICE unsigned narrow_pair(float x, float y) {
+  __half2 pair = __floats2half2_rn(x, y);
+  return *reinterpret_cast<unsigned*>(&pair);
+}
 #elif defined(REAL_BFLOAT16)
 DEVICE wide widen(__nv_bfloat16 x) { return __bfloat162float(x); }
 DEVICE __nv_bfloat16 narrow(float x, __nv_bfloat16) { return __float2bfloat16_rn(x); }
+DEVICE unsigned narrow_pair(float x, float y) {
+  __nv_bfloat162 pair = __floats2bfloat162_rn(x, y);
+  return *reinterpret_cast<unsigned*>(&pair);
+}
 #endif
 DEVICE real to_real(wide x) { return narrow(x, real()); }
 
@@ -109,8 +117,27 @@ DEVICE bool are_aligned(Types*... array) { return ((reinterpret_cast<unsigned lo
 
 union Pack {
   uint4 bits;
+  unsigned words[4];
   real at[LANES];
   DEVICE Pack() {}
+
+  DEVICE wide number(int k) const {
+#if defined(REAL_BFLOAT16)
+    // The upper half of a float's bits: of the upper number of a word that is one instruction, where a conversion is two.
+    return __int_as_float(int(k % 2 ? words[k / 2] & 0xffff0000u : words[k / 2] << 16));
+#else
+    return widen(at[k]);
+#endif
+  }
+  DEVICE void set(const wide (&value)[LANES]) {
+#if defined(REAL_BFLOAT16) || defined(REAL_FLOAT16)
+#pragma unroll
+    for (int k = 0; k < LANES; k += 2) words[k / 2] = narrow_pair(value[k], value[k + 1]);  // both by one instruction
+#else
+#pragma unroll
+    for (int k = 0; k < LANES; ++k) at[k] = to_real(value[k]);
+#endif
+  }
 };
 
 constexpr int DEPTH = 4;  // accesses that a thread has under way where it sums over rows
@@ -120,7 +147,7 @@ template <bool is_read, bool is_written>
 struct Elements {
   real* array;
   wide value[LANES];
-  Pack fetched[DEPTH];
+  uint4 fetched[2 * DEPTH];
 
   DEVICE bool is_aligned() const { return are_aligned(array); }
 
@@ -132,13 +159,12 @@ struct Elements {
     Pack p;
     p.bits = reinterpret_cast<const uint4*>(array)[pack];
 #pragma unroll
-    for (int k = 0; k < LANES; ++k) value[k] = widen(p.at[k]);
+    for (int k = 0; k < LANES; ++k) value[k] = p.number(k);
   }
   DEVICE void store(index pack) const {
     if (!is_written || !array) return;
     Pack p;
-#pragma unroll
-    for (int k = 0; k < LANES; ++k) p.at[k] = to_real(value[k]);
+    p.set(value);
     reinterpret_cast<uint4*>(array)[pack] = p.bits;
   }
   DEVICE void load_one(index i, int k = 0) { value[k] = is_read && array ? widen(array[i]) : wide(0); }
@@ -147,10 +173,12 @@ struct Elements {
   }
 
   // A load in two parts: several are under way where all are fetched before the first is taken.
-  DEVICE void fetch(int slot, index pack) { fetched[slot].bits = reinterpret_cast<const uint4*>(array)[pack]; }
+  DEVICE void fetch(int slot, index pack) { fetched[slot] = reinterpret_cast<const uint4*>(array)[pack]; }
   DEVICE void take(int slot) {
+    Pack p;
+    p.bits = fetched[slot];
 #pragma unroll
-    for (int k = 0; k < LANES; ++k) value[k] = widen(fetched[slot].at[k]);
+    for (int k = 0; k < LANES; ++k) value[k] = p.number(k);
   }
 };
 
@@ -343,7 +371,7 @@ struct Held {
     for (int i = 0; i < PACKS; ++i)
       if (i < count) pack[i].bits = reinterpret_cast<const uint4*>(row)[i * blockDim.x + threadIdx.x];
   }
-  DEVICE wide number(int i, int k) const { return widen(pack[i].at[k]); }
+  DEVICE wide number(int i, int k) const { return pack[i].number(k); }
 };
 
 // The same in numbers that can be changed.
@@ -420,38 +448,47 @@ DEVICE bool are_packs(index columns, Types*... array) { return columns % LANES =
 DEVICE int column_in_tile(bool by_packs, int k) { return by_packs ? threadIdx.x * LANES + k : threadIdx.x + ACROSS * k; }
 DEVICE index first_of_tile() { return index(blockIdx.x) * TILE; }
 
-// function(k, is first, elements...) for the thread's rows of a chunk and its columns k of each, read by 16 bytes or not.
-template <class Function, class... Arrays>
+// function(k, is first, elements...) for the thread's rows of a chunk and its columns k of each, read by 16 bytes or not; a
+// thread has `depth` such reads under way.
+template <int depth = DEPTH, class Function, class... Arrays>
 DEVICE void down_columns(Chunk chunk, index columns, bool by_packs, Function function, Arrays... arrays) {
-  index first = chunk.start + threadIdx.y;
+  int left = int(rows_of_line(chunk, threadIdx.y));
+  bool is_first = true;
   if (by_packs) {
-    index run = index(blockIdx.x) * ACROSS + threadIdx.x, runs = columns / LANES;
+    constexpr int slots = depth / sizeof...(Arrays);
+    index run = index(blockIdx.x) * ACROSS + threadIdx.x, runs = columns / LANES, step = DOWN * runs;
     if (run >= runs) return;
-    constexpr int slots = DEPTH / sizeof...(Arrays);
-    index place = first * runs + run, step = DOWN * runs;
-    for (index row = first; row < chunk.stop; row += slots * DOWN, place += slots * step) {
+    index place = (chunk.start + threadIdx.y) * runs + run;
+    auto take = [&](int slot) {
+      (arrays.take(slot), ...);
 #pragma unroll
-      for (int slot = 0; slot < slots; ++slot)
-        if (row + slot * DOWN < chunk.stop) (arrays.fetch(slot, place + slot * step), ...);
+      for (int k = 0; k < LANES; ++k) function(k, slot == 0 && is_first, arrays.value[k]...);
+    };
+    for (; left >= slots; left -= slots, place += slots * step) {
 #pragma unroll
-      for (int slot = 0; slot < slots; ++slot) {
-        if (row + slot * DOWN >= chunk.stop) break;
-        (arrays.take(slot), ...);
+      for (int slot = 0; slot < slots; ++slot) (arrays.fetch(slot, place + slot * step), ...);
 #pragma unroll
-        for (int k = 0; k < LANES; ++k) function(k, slot == 0 && row == first, arrays.value[k]...);
-      }
+      for (int slot = 0; slot < slots; ++slot) take(slot);
+      is_first = false;
     }
+#pragma unroll
+    for (int slot = 0; slot < slots - 1; ++slot)
+      if (slot < left) (arrays.fetch(slot, place + slot * step), ...);
+#pragma unroll
+    for (int slot = 0; slot < slots - 1; ++slot)
+      if (slot < left) take(slot);
     return;
   }
-  index column = first_of_tile() + column_in_tile(false, 0), place = first * columns + column;
+  index column = first_of_tile() + column_in_tile(false, 0), place = (chunk.start + threadIdx.y) * columns + column;
   int count = int(columns - column < TILE ? columns - column : TILE);  // of columns from the thread's first on
-  for (index row = first; row < chunk.stop; row += DOWN, place += DOWN * columns) {
+  for (; left > 0; --left, place += DOWN * columns) {
 #pragma unroll
     for (int k = 0; k < LANES; ++k)
       if (k * ACROSS < count) (arrays.load_one(place + k * ACROSS, k), ...);
 #pragma unroll
     for (int k = 0; k < LANES; ++k)
-      if (k * ACROSS < count) function(k, row == first, arrays.value[k]...);
+      if (k * ACROSS < count) function(k, is_first, arrays.value[k]...);
+    is_first = false;
   }
 }
 
@@ -478,18 +515,53 @@ DEVICE void put_sum_of_lines(const wide (*lines)[LINE], int i, bool by_packs, in
   else part[(i * gridDim.y + blockIdx.y) * columns + column] = sum;
 }
 
-// The same for the threads' sums[k, i] of their columns k. The kernel is launched by backend/cuda.py as `columns`.
+// Warps of a block, and lines of a warp: its threads of one threadIdx.x are ACROSS lanes apart.
+constexpr int WARPS = THREADS / WARP, LINES = WARP / ACROSS;
+
+DEVICE int warp_of_block() { return threadIdx.y / LINES; }
+DEVICE bool is_first_of_warp() { return threadIdx.y % LINES == 0; }
+
+// The sum over the lines of a warp, which their first line gets.
+DEVICE wide over_lines(wide value) {
+#pragma unroll
+  for (int line = 1; line < LINES; line *= 2) value += __shfl_down_sync(ALL_LANES, value, line * ACROSS);
+  return value;
+}
+
+// total[i] <- the block's sums[k, i] of the column that has the thread's number in the tile, where there is such a column.
+// The kernel is launched by backend/cuda.py as `columns`.
 template <int count>
-DEVICE void put_sums(const wide (&sums)[LANES][count], bool by_packs, index columns, wide* part, wide* out) {
-  __shared__ wide lines[DOWN][LINE];
+DEVICE bool sum_lines(const wide (&sums)[LANES][count], bool by_packs, index columns, wide (&total)[count]) {
+  __shared__ wide lines[count][WARPS][LINE];
+#pragma unroll
+  for (int i = 0; i < count; ++i)
+#pragma unroll
+    for (int k = 0; k < LANES; ++k) {
+      wide sum = over_lines(sums[k][i]);
+      if (is_first_of_warp()) lines[i][warp_of_block()][k * ACROSS + threadIdx.x] = sum;
+    }
+  __syncthreads();
+  int thread = thread_of_block(), place = place_in_line(by_packs, thread);
+  if (thread >= TILE || first_of_tile() + thread >= columns) return false;
 #pragma unroll
   for (int i = 0; i < count; ++i) {
-    __syncthreads();  // the lines of the sum before have been read
+    total[i] = 0;
 #pragma unroll
-    for (int k = 0; k < LANES; ++k) put_in_line(lines, k, sums[k][i]);
-    __syncthreads();
-    put_sum_of_lines(lines, i, by_packs, columns, part, out);
+    for (int warp = 0; warp < WARPS; ++warp) total[i] += lines[i][warp][place];
   }
+  return true;
+}
+
+// part[i, chunk, column] <- the block's sums; or out where one chunk is all
+template <int count>
+DEVICE void put_sums(const wide (&sums)[LANES][count], bool by_packs, index columns, wide* part, wide* out) {
+  wide total[count];
+  if (!sum_lines(sums, by_packs, columns, total)) return;
+  index column = first_of_tile() + thread_of_block();
+#pragma unroll
+  for (int i = 0; i < count; ++i)
+    if (out) out[i * columns + column] = total[i];
+    else part[(i * gridDim.y + blockIdx.y) * columns + column] = total[i];
 }
 
 DEVICE Chunk chunk_of_block(index rows) { return chunk_of(rows, gridDim.y, blockIdx.y); }
@@ -498,25 +570,61 @@ DEVICE Chunk chunk_of_block(index rows) { return chunk_of(rows, gridDim.y, block
 DEVICE void put_sums_of(const real* x, index rows, index columns, wide* part, wide* out) {
   bool by_packs = are_packs(columns, x);
   wide sums[LANES][1] = {};
-  down_columns(chunk_of_block(rows), columns, by_packs, [&](int k, bool, wide v) { sums[k][0] += v; }, reads(x));
+  down_columns<2 * DEPTH>(chunk_of_block(rows), columns, by_packs, [&](int k, bool, wide v) { sums[k][0] += v; }, reads(x));
   put_sums(sums, by_packs, columns, part, out);
 }
 
+// function(chunk, numbers...) for the chunks of the thread's line, with their numbers part[0, chunk, column], part[1, ...;
+// many are read at once. The kernel is launched as `sum_of_chunks`.
+template <int count, class Function>
+DEVICE void over_chunks(index chunks, index columns, index column, const wide* part, Function function) {
+  constexpr int slots = 8 / count;
+  for (index chunk = threadIdx.y; chunk < chunks; chunk += slots * DOWN) {
+    wide number[slots][count];
+#pragma unroll
+    for (int slot = 0; slot < slots; ++slot)
+#pragma unroll
+      for (int i = 0; i < count; ++i)
+        if (chunk + slot * DOWN < chunks)
+          number[slot][i] = part[(i * chunks + chunk + slot * DOWN) * columns + column];
+#pragma unroll
+    for (int slot = 0; slot < slots; ++slot)
+      if (chunk + slot * DOWN < chunks) function(chunk + slot * DOWN, number[slot]);
+  }
+}
+
+// The block's sums over all chunks, for its first line.
+template <int count>
+DEVICE void sum_chunks(index chunks, index columns, index column, const wide* part, wide (&total)[count]) {
+  __shared__ wide lines[count][WARPS][ACROSS];
+  wide sums[count] = {};
+  if (column < columns)
+    over_chunks<count>(chunks, columns, column, part, [&](index, const wide (&number)[count]) {
+#pragma unroll
+      for (int i = 0; i < count; ++i) sums[i] += number[i];
+    });
+#pragma unroll
+  for (int i = 0; i < count; ++i) {
+    wide sum = over_lines(sums[i]);
+    if (is_first_of_warp()) lines[i][warp_of_block()][threadIdx.x] = sum;
+  }
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < count; ++i) {
+    total[i] = 0;
+#pragma unroll
+    for (int warp = 0; warp < WARPS; ++warp) total[i] += lines[i][warp][threadIdx.x];
+  }
+}
+
+DEVICE index column_of_join() { return index(blockIdx.x) * ACROSS + threadIdx.x; }
+
 // out[k, column] <- sum of part[k, chunk, column] over the chunks; blockIdx.y is k
 KERNEL sum_of_chunks(index rows, index chunks, index columns, const wide* part, wide* out) {
-  __shared__ wide lines[DOWN][ACROSS + 1];
-  index column = index(blockIdx.x) * ACROSS + threadIdx.x;
-  wide sum = 0;
-  if (column < columns) {
-#pragma unroll 8
-    for (index chunk = threadIdx.y; chunk < chunks; chunk += DOWN)
-      sum += part[(blockIdx.y * chunks + chunk) * columns + column];
-  }
-  lines[threadIdx.y][threadIdx.x] = sum;
-  __syncthreads();
-  if (threadIdx.y != 0 || column >= columns) return;
-  for (int y = 1; y < DOWN; ++y) sum += lines[y][threadIdx.x];
-  out[blockIdx.y * columns + column] = sum;
+  index column = column_of_join();
+  wide total[1];
+  sum_chunks(chunks, columns, column, part + blockIdx.y * chunks * columns, total);
+  if (threadIdx.y == 0 && column < columns) out[blockIdx.y * columns + column] = total[0];
 }
 
 // --- Sums over everything: partial sums of blocks, which one block adds up ----------------------------------------

@@ -4,6 +4,8 @@
 
 // --- Batch normalization: channels are the columns ---------------------------------------------------------------
 
+constexpr int MOMENTS_DEPTH = 6;  // reads that a thread has under way
+
 // Mean and sum of squared distances from it of `count` numbers.
 struct Moments {
   wide count, mean, squares;
@@ -11,29 +13,44 @@ struct Moments {
 
 // Those of numbers of which sum and sum of squares are known, measured from `origin`.
 DEVICE Moments moments_of(wide count, wide origin, wide sum, wide squares) {
-  wide mean = count > 0 ? sum / count : wide(0);
+  if (count == 0) return {0, 0, 0};
+  wide mean = quotient(sum, count);
   return {count, origin + mean, maximum(squares - sum * mean, 0)};
 }
 
-// Those of the threads of a column, which stand in lines (Chan et al. 1979): distances are measured from the joint mean, so
-// that no digits are lost. count(y) is the count of line y.
-template <class Count, int width>
-DEVICE Moments joined(const wide (&mean)[DOWN][width], const wide (&squares)[DOWN][width], int place, Count count) {
+// Those of two sets of numbers (Chan et al. 1979): distances are measured from the joint mean, so that no digits are lost.
+DEVICE Moments joined(Moments a, Moments b) {
+  wide count = a.count + b.count, share = quotient(b.count, maximum(count, 1)), distance = b.mean - a.mean;
+  return {count, a.mean + distance * share, a.squares + b.squares + distance * distance * a.count * share};
+}
+
+// Those of the lines of a warp, which their first line gets.
+DEVICE Moments over_lines(Moments own) {
+#pragma unroll
+  for (int line = 1; line < LINES; line *= 2) {
+    wide count = __shfl_down_sync(ALL_LANES, own.count, line * ACROSS);
+    wide mean = __shfl_down_sync(ALL_LANES, own.mean, line * ACROSS);
+    own = joined(own, {count, mean, __shfl_down_sync(ALL_LANES, own.squares, line * ACROSS)});
+  }
+  return own;
+}
+
+// Those of a block's warps.
+template <int width>
+DEVICE Moments joined(const Moments (&warps)[WARPS][width], int place) {
   Moments all = {0, 0, 0};
-#pragma unroll 4
-  for (int y = 0; y < DOWN; ++y) {
-    wide n = count(y);
-    if (n == 0) continue;
-    all.count += n;
-    all.mean += n * mean[y][place];
+#pragma unroll
+  for (int warp = 0; warp < WARPS; ++warp) {
+    Moments own = warps[warp][place];
+    all.count += own.count;
+    all.mean += own.count * own.mean;
   }
   all.mean /= maximum(all.count, 1);
-#pragma unroll 4
-  for (int y = 0; y < DOWN; ++y) {
-    wide n = count(y);
-    if (n == 0) continue;
-    wide distance = mean[y][place] - all.mean;
-    all.squares += squares[y][place] + n * distance * distance;
+#pragma unroll
+  for (int warp = 0; warp < WARPS; ++warp) {
+    Moments own = warps[warp][place];
+    wide distance = own.mean - all.mean;
+    all.squares += own.squares + own.count * distance * distance;
   }
   return all;
 }
@@ -49,32 +66,29 @@ DEVICE void put_moments(Moments all, const real* x, index columns, index column,
 // All is measured from the column's first number, so that a small spread about a large mean keeps its digits; squares
 // within a thread from the first number that the thread sees, so that a column that begins with an outlier does too.
 KERNEL batch_moments(index rows, index columns, const real* x, wide* part, wide* out) {
-  __shared__ wide mean[DOWN][LINE];
-  __shared__ wide squares[DOWN][LINE];
+  __shared__ Moments warps[WARPS][LINE];
   Chunk chunk = chunk_of_block(rows);
   wide first[LANES] = {}, sum[LANES] = {}, sum_of_squares[LANES] = {};
   bool by_packs = are_packs(columns, x);
-  down_columns(chunk, columns, by_packs, [&](int k, bool is_first, wide v) {
+  down_columns<MOMENTS_DEPTH>(chunk, columns, by_packs, [&](int k, bool is_first, wide v) {
     if (is_first) first[k] = v;
     v -= first[k];
     sum[k] += v;
     sum_of_squares[k] += v * v;
   }, reads(x));
+  wide count = wide(int(rows_of_line(chunk, threadIdx.y)));
 #pragma unroll
   for (int k = 0; k < LANES; ++k) {
     index column = first_of_tile() + column_in_tile(by_packs, k);
     wide origin = column < columns ? widen(x[column]) : wide(0);
-    Moments own = moments_of(wide(rows_of_line(chunk, threadIdx.y)), first[k] - origin, sum[k], sum_of_squares[k]);
-    put_in_line(mean, k, own.mean);
-    put_in_line(squares, k, own.squares);
+    Moments own = over_lines(moments_of(count, first[k] - origin, sum[k], sum_of_squares[k]));
+    if (is_first_of_warp()) warps[warp_of_block()][k * ACROSS + threadIdx.x] = own;
   }
   __syncthreads();
   int thread = thread_of_block();
   index column = first_of_tile() + thread;
   if (thread >= TILE || column >= columns) return;
-  Moments all = joined(mean, squares, place_in_line(by_packs, thread), [=](int y) {
-    return wide(rows_of_line(chunk, y));
-  });
+  Moments all = joined(warps, place_in_line(by_packs, thread));
   if (out) {
     put_moments(all, x, columns, column, out);
   } else {
@@ -85,32 +99,24 @@ KERNEL batch_moments(index rows, index columns, const real* x, wide* part, wide*
 
 // The same from the chunks' moments. A thread measures from the mean of its first chunk.
 KERNEL moments_of_chunks(index rows, index chunks, index columns, const real* x, const wide* part, wide* out) {
-  __shared__ wide count[DOWN][ACROSS + 1];
-  __shared__ wide mean[DOWN][ACROSS + 1];
-  __shared__ wide squares[DOWN][ACROSS + 1];
-  index column = index(blockIdx.x) * ACROSS + threadIdx.x;
-  wide n = 0, first = 0, sum = 0, rest = 0;
-  if (column < columns && threadIdx.y < chunks) {
-    first = part[threadIdx.y * columns + column];
-    index size = chunk_of(rows, chunks, 0).stop;
-#pragma unroll 4
-    for (index k = threadIdx.y; k < chunks; k += DOWN) {
-      index left = rows - k * size;
-      if (left <= 0) break;  // the last chunks may be empty
-      wide count_of_chunk = wide(left < size ? left : size), distance = part[k * columns + column] - first;
-      n += count_of_chunk;
-      sum += count_of_chunk * distance;
-      rest += part[(chunks + k) * columns + column] + count_of_chunk * distance * distance;
-    }
-  }
-  Moments own = moments_of(n, first, sum, rest);
-  count[threadIdx.y][threadIdx.x] = own.count;
-  mean[threadIdx.y][threadIdx.x] = own.mean;
-  squares[threadIdx.y][threadIdx.x] = own.squares;
+  __shared__ Moments warps[WARPS][ACROSS];
+  index column = column_of_join(), size = chunk_of(rows, chunks, 0).stop;
+  wide n = 0, first = 0, sum = 0, rest = 0, all_rows = wide(size);
+  if (column < columns)
+    over_chunks<2>(chunks, columns, column, part, [&](index chunk, const wide (&number)[2]) {
+      index left = rows - chunk * size;  // the last chunks may be short, or empty
+      wide count = left >= size ? all_rows : wide(left > 0 ? left : 0);
+      if (chunk == threadIdx.y) first = number[0];
+      wide distance = number[0] - first;
+      n += count;
+      sum += count * distance;
+      rest += number[1] + count * distance * distance;
+    });
+  Moments own = over_lines(moments_of(n, first, sum, rest));
+  if (is_first_of_warp()) warps[warp_of_block()][threadIdx.x] = own;
   __syncthreads();
   if (threadIdx.y != 0 || column >= columns) return;
-  Moments all = joined(mean, squares, threadIdx.x, [&](int y) { return count[y][threadIdx.x]; });
-  put_moments(all, x, columns, column, out);
+  put_moments(joined(warps, threadIdx.x), x, columns, column, out);
 }
 
 // y <- (x - mean) factor + offset; offset may be missing

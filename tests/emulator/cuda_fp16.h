@@ -27,3 +27,9 @@ inline __half __float2half_rn(float x) {
   rest += 0xfffu + (rest >> 13 & 1);
   return half((rest >> 13) - (112u << 10));
 }
+
+struct __half2 {
+  __half x, y;
+};
+
+inline __half2 __floats2half2_rn(float x, float y) { return {__float2half_rn(x), __float2half_rn(y)}; }
