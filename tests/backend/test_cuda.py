@@ -98,7 +98,7 @@ def test_few_rows_are_summed_up_at_once_and_many_in_chunks(launched):
     source.columns("sum_of_rows", array(1000, 40), 1000, 40, 1, array(1000, 40))
     (first, grid, _, args, _), (second, grid_of_join, _, join_args, _) = launched[-2:]
     assert (first, grid, second, grid_of_join) == ("sum_of_rows", (2, 7), "sum_of_chunks", (5, 1))
-    assert args[-1] == 0 and args[-2].shape == (1, 3, 40) and join_args[:3] == [1000, 3, 40]
+    assert args[-1] == 0 and args[-2].shape == (1, 7, 40) and join_args[:3] == [1000, 7, 40]
 
 
 @pytest.mark.parametrize(
