@@ -43,11 +43,13 @@ def section(report):
             "thousand of the MLP's), memory over 200 steps, uploaded against streamed data."
         ),
         _failures(report["parts"]["check"]),
+        _runs(report),
         _since(report),
         "### What is aimed at on a GPU, and reached\n",
         table(["", "aim", "measured", "reached"], _aims(report["parts"]["steps"], report["parts"]["kernels"])),
         "### Training steps\n",
         paragraph("PyTorch's and JAX's steps are loops written by hand, without metrics and callbacks."),
+        _of_other_runs(report["parts"]["steps"]),
         "Milliseconds a step, medians.\n",
         _steps(report["parts"]["steps"]),
         "### Kernels that memory limits\n",
@@ -65,6 +67,11 @@ def _failures(rows):
     return paragraph(f"These failed: {'; '.join(failed)}.") if failed else ""
 
 
+def _runs(report):
+    """What a report that joins several runs says of them."""
+    return paragraph(" ".join(report["runs"])) if "runs" in report else ""
+
+
 def _since(report):
     """What a report that was not made again says of code that has changed."""
     changed = report.get("changed_since", [])
@@ -72,8 +79,8 @@ def _since(report):
 
 
 def _aims(steps, kernels):
-    """What the GPU engine aims at, beside what was measured; without what was not."""
-    times = {key[:2]: cells for key, cells in _times(steps).items()}
+    """What the GPU engine aims at, beside what was measured; a peer counts where it was measured in the same run."""
+    times = {key[:2]: cells for key, cells in _times([row for row in steps if "date" not in row]).items()}
     lines = []
 
     def line(what, aim, measured, is_reached):
@@ -85,15 +92,13 @@ def _aims(steps, kernels):
     for name, dtype, least in _BESIDE_PEERS:
         cells = times.get((name, dtype), {})
         peers = {engine: ms for engine, ms in cells.items() if not engine.startswith("gpukeras")}
-        if _OURS in cells and peers:
+        what, aim = f"{_MODELS[name]}, {dtype}: best peer's time over ours", f"at least {least}"
+        if not peers:
+            line(what, aim, "no peer in this run", False)
+        elif _OURS in cells:
             best = min(peers, key=lambda engine: peers[engine])
             ratio = peers[best] / cells[_OURS]
-            line(
-                f"{_MODELS[name]}, {dtype}: best peer's time over ours",
-                f"at least {least}",
-                f"{ratio:.2f} ({best})",
-                ratio >= least,
-            )
+            line(what, aim, f"{ratio:.2f} ({best})", ratio >= least)
     for dtype in ("float32", "bfloat16"):
         rows = [row for row in kernels if row.get("dtype") == dtype and "aim" in row]
         reached = sum(row["share"] >= row["aim"] for row in rows)
@@ -110,6 +115,21 @@ def _times(rows):
         if "ms" in row:
             found.setdefault((row["model"], row["type"], row["batch"]), {})[row["engine"]] = row["ms"]
     return found
+
+
+def _of_other_runs(rows):
+    """What is said of figures that were taken on another day than the report."""
+    days = {}
+    for row in rows:
+        if "date" in row and "ms" in row:
+            days.setdefault(row["date"], set()).add(row["engine"])
+    return paragraph(
+        " ".join(
+            f"Of {day}, on a GPU of the same kind with the same versions: {', '.join(sorted(engines))}. "
+            "A ratio to them is not one of figures that were measured side by side."
+            for day, engines in sorted(days.items())
+        )
+    )
 
 
 def _steps(rows):

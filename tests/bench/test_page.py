@@ -94,6 +94,8 @@ def test_a_gpus_figures_reach_the_page():
             {"model": "gpt2", "type": "mixed_bfloat16", "engine": "gpukeras captured", "batch": 4, "ms": 10},
             {"model": "gpt2", "type": "mixed_bfloat16", "engine": "gpukeras eager", "batch": 4, "ms": 7},
             {"model": "gpt2", "type": "mixed_bfloat16", "engine": "torch max-autotune", "batch": 4, "ms": 9},
+            {"model": "lstm", "type": "float32", "engine": "gpukeras captured", "batch": 4, "ms": 2},
+            {"model": "lstm", "type": "float32", "engine": "jax jit", "batch": 4, "ms": 3, "date": "2019-12-31"},
         ],
     }
     versions = dict.fromkeys(("python", "numpy", "cupy", "torch", "jax"), "1.0")
@@ -110,6 +112,9 @@ def test_a_gpus_figures_reach_the_page():
         "MLP 784-512-512-10, Adam, float32: best peer's time over ours | at least 1 | 0.75 (jax jit) | **no** |" in text
     )
     assert "mixed_bfloat16: best peer's time over ours | at least 0.8 | 0.90 (torch max-autotune) | yes |" in text
+    assert "LSTM, 100 steps, float32: best peer's time over ours | at least 1 | no peer in this run | **no** |" in text
+    assert "Of 2019-12-31, on a GPU of the same kind with the same versions: jax jit." in text
+    assert "Two runs. Not at night." in page.page({"gpu": report | {"runs": ["Two runs.", "Not at night."]}})
     assert "| kernels that memory limits, float32 | 85% (adam) or 80% of a copy's bandwidth | 1 of 2 | **no** |" in text
 
 
